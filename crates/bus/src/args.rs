@@ -1,0 +1,87 @@
+//! The flags with which NATS is reached, the same for every service.
+
+use std::path::PathBuf;
+
+use config::{Secret, SecretFileError};
+
+use crate::ConnectOptions;
+
+/// How to reach NATS.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "NATS access")]
+pub struct NatsArgs {
+    /// NATS server URL; several separated by commas.
+    #[arg(
+        long,
+        env = "NATS_URL",
+        default_value = "nats://localhost:4222",
+        value_name = "URL"
+    )]
+    pub nats_url: String,
+    /// Credentials file (JWT and seed).
+    #[arg(long, env = "NATS_CREDENTIALS_FILE", value_name = "PATH")]
+    pub nats_credentials_file: Option<PathBuf>,
+    /// User.
+    #[arg(long, env = "NATS_USER", value_name = "NAME")]
+    pub nats_user: Option<String>,
+    /// The user's password; prefer the environment or a file to a flag, which others can see.
+    #[arg(long, env = "NATS_PASSWORD", value_name = "PASSWORD")]
+    pub nats_password: Option<Secret>,
+    /// File with the user's password.
+    #[arg(long, env = "NATS_PASSWORD_FILE", value_name = "PATH")]
+    pub nats_password_file: Option<PathBuf>,
+    /// Token.
+    #[arg(long, env = "NATS_TOKEN", value_name = "TOKEN")]
+    pub nats_token: Option<Secret>,
+    /// File with an nkey's seed.
+    #[arg(long, env = "NATS_NKEY_FILE", value_name = "PATH")]
+    pub nats_nkey_file: Option<PathBuf>,
+    /// Authorities to trust besides the system's, as a PEM file.
+    #[arg(long, env = "NATS_CA_FILE", value_name = "PATH")]
+    pub nats_ca_file: Option<PathBuf>,
+    /// Our client certificate, as a PEM file.
+    #[arg(
+        long,
+        env = "NATS_CLIENT_CERT",
+        value_name = "PATH",
+        requires = "nats_client_key"
+    )]
+    pub nats_client_cert: Option<PathBuf>,
+    /// The client certificate's key, as a PEM file.
+    #[arg(
+        long,
+        env = "NATS_CLIENT_KEY",
+        value_name = "PATH",
+        requires = "nats_client_cert"
+    )]
+    pub nats_client_key: Option<PathBuf>,
+}
+
+impl NatsArgs {
+    /// What a connection that calls itself `name` needs.
+    ///
+    /// # Errors
+    /// When the password file cannot be read.
+    pub fn options(&self, name: &str) -> Result<ConnectOptions, SecretFileError> {
+        let password = match (&self.nats_password, &self.nats_password_file) {
+            (Some(password), _) => Some(password.clone()),
+            (None, Some(file)) => Some(Secret::read(file)?),
+            (None, None) => None,
+        };
+        Ok(ConnectOptions {
+            url: self.nats_url.clone(),
+            credentials_file: self.nats_credentials_file.clone(),
+            user: self.nats_user.clone(),
+            password: password.map(|password| password.expose().to_owned()),
+            token: self
+                .nats_token
+                .as_ref()
+                .map(|token| token.expose().to_owned()),
+            nkey_file: self.nats_nkey_file.clone(),
+            tls_ca: self.nats_ca_file.clone(),
+            tls_cert: self.nats_client_cert.clone(),
+            tls_key: self.nats_client_key.clone(),
+            name: name.to_owned(),
+        })
+    }
+}

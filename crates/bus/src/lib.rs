@@ -1,0 +1,45 @@
+//! The log between the services: NATS JetStream.
+//!
+//! ```text
+//! JetStreamSink --messages--> stream --consumer--> JetStreamReader
+//!                                ^                     |  floor, by compare-and-set
+//!                                +---- purge <---- bucket SYNCLINE
+//! ```
+//!
+//! - [`Bus`] is a connection whose server has been checked; [`stream`] makes sure that a stream
+//!   exists and cannot lose what is unread.
+//! - [`JetStreamSink`] writes batches into a stream, [`JetStreamReader`] reads it in order. A reader
+//!   never relies on redelivery: it remembers a floor, and starts above it again.
+//! - [`Lease`] makes sure that of all processes with one name a single one acts. Its record in the
+//!   bucket `SYNCLINE` is also where a reader's floor is kept, so that moving the floor and being the
+//!   holder are one compare-and-set.
+//! - [`purge_settled`] frees what every registered reader has passed, and nothing else.
+//! - [`JetStreamDeadLetters`] keeps what could not be written.
+//! - [`embedded`] runs nats-server as a child of this process.
+//!
+//! Invariants: a batch's receipt is good only when the stream has all of its messages; nothing is
+//! deleted that some registered reader has not settled; two holders of a lease are never both within
+//! their [`pipeline::Tenure`].
+
+pub mod dead_letters;
+pub mod embedded;
+pub mod stream;
+
+mod args;
+mod connection;
+mod error;
+mod inbound;
+mod lease;
+mod purge;
+mod reader;
+mod sink;
+
+pub use args::NatsArgs;
+pub use connection::{Bus, ConnectOptions};
+pub use dead_letters::JetStreamDeadLetters;
+pub use error::Error;
+pub use lease::{Lease, LeaseOptions, ReaderStatus, Role, forget_reader, readers};
+pub use purge::{Purged, purge_settled};
+pub use reader::{JetStreamReader, ReaderOptions};
+pub use sink::{JetStreamSink, Receipt, SinkOptions, SinkStats};
+pub use stream::{StreamInfo, StreamSpec};

@@ -1,0 +1,439 @@
+//! The reading end of the log.
+//!
+//! A reader holds the lease of its name, starts at its floor + 1 and sees the log in order. It uses a
+//! consumer of the server only as a cursor: ephemeral, without acknowledgments, made anew at the
+//! last message seen whenever anything is odd (a gap in what the server delivered, a missed heartbeat,
+//! a lost connection). So a message can neither be skipped nor come out of order.
+//!
+//! Before every start the position is compared with the stream: whether it is still the same stream,
+//! whether the message seen last is still the same (a server that lost power may have lost its end and
+//! filled it with something else), and whether something unread is gone.
+
+mod position;
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use async_nats::jetstream::{
+    self,
+    consumer::{AckPolicy, DeliverPolicy, pull},
+};
+use futures::StreamExt;
+use pipeline::{Delivery, Fault, MessageSource, Tenure};
+use runtime::backoff::Backoff;
+use tokio::{
+    sync::watch,
+    time::{Instant, Sleep},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use crate::{
+    Bus, Error, Lease, LeaseOptions, Role,
+    inbound::{Inbound, Raw},
+    purge, stream,
+};
+use position::{Ahead, Position, Start};
+
+/// How often the server says that it is there while there is nothing to deliver.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long the server keeps a cursor nobody asks for.
+const CURSOR_LIFE: Duration = Duration::from_secs(60);
+/// How often a reader with nothing to read looks how far the stream has come.
+const IDLE: Duration = Duration::from_secs(1);
+/// How long messages may be due without one coming. Generous: a large one on a slow line takes time.
+const STALLED: Duration = Duration::from_secs(60);
+
+/// What to read, as whom.
+#[derive(Debug, Clone)]
+pub struct ReaderOptions {
+    /// The stream.
+    pub stream: String,
+    /// The reader's name: its floor and its lease go by it.
+    pub consumer: String,
+    /// Which subjects it wants, as [`model::expand_filter`] returns them; all when empty.
+    pub filter_subjects: Vec<String>,
+    /// What the process calls itself in front of people, such as `es-writer@host`.
+    pub holder: String,
+    /// How long others wait for a silent holder, and the most a bulk may take.
+    pub lease: Duration,
+    /// How much is asked for at a time, in bytes; up to one and a half times as much is in memory.
+    /// At least the largest message the server takes.
+    pub max_bytes: usize,
+}
+
+impl ReaderOptions {
+    /// A reader of everything in a stream, with a lease of 15 seconds and 4 MiB at a time.
+    pub fn new(stream: &str, consumer: &str) -> ReaderOptions {
+        ReaderOptions {
+            stream: stream.to_owned(),
+            consumer: consumer.to_owned(),
+            filter_subjects: Vec::new(),
+            holder: "syncline".to_owned(),
+            lease: Duration::from_secs(15),
+            max_bytes: 4 << 20,
+        }
+    }
+}
+
+/// Reads a stream in order.
+pub struct JetStreamReader {
+    bus: Bus,
+    options: ReaderOptions,
+    lease: Lease,
+    inbound: Inbound,
+    /// Tells the stream from another of its name.
+    stream_created: u64,
+    /// The newest message seen: where to go on.
+    seen: Position,
+    cursor: Cursor,
+    backoff: Backoff,
+    /// Messages behind, as of the newest one.
+    pending: u64,
+    idle: Pin<Box<Sleep>>,
+    /// When the newest message came.
+    arrived: Instant,
+    probe: Option<Pending<Ahead>>,
+    _purger: AbortOnDropHandle<()>,
+}
+
+type Pending<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
+
+enum Cursor {
+    /// Is being made. Kept apart from the call of `next` that began it, which may be dropped.
+    Opening(Pending<Open>),
+    Reading(Box<Open>),
+}
+
+/// A cursor in the server.
+struct Open {
+    messages: pull::Stream,
+    /// The number of the message it delivered last.
+    delivered: u64,
+    pending: u64,
+    losses: watch::Receiver<u64>,
+}
+
+impl std::fmt::Debug for JetStreamReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JetStreamReader")
+            .field("options", &self.options)
+            .field("seen", &self.seen)
+            .finish_non_exhaustive()
+    }
+}
+
+impl JetStreamReader {
+    /// Waits until this process is the active reader of that name and starts at its floor + 1. `None`
+    /// when `shutdown` is cancelled first.
+    ///
+    /// # Errors
+    /// When the stream is missing or has lost something unread, or the server denies us what we need.
+    pub async fn open(
+        bus: &Bus,
+        options: ReaderOptions,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<JetStreamReader>, Error> {
+        let missing = || Error::StreamMissing {
+            stream: options.stream.clone(),
+        };
+        let info = stream::info(bus, &options.stream)
+            .await?
+            .ok_or_else(missing)?;
+        let lease_options = LeaseOptions {
+            role: Role::Reader(options.consumer.clone()),
+            holder: options.holder.clone(),
+            lease: options.lease,
+            filter_subjects: options.filter_subjects.clone(),
+        };
+        let Some(mut lease) = Lease::acquire(bus, &info, lease_options, shutdown).await? else {
+            return Ok(None);
+        };
+        match JetStreamReader::start(bus, &options, &lease).await {
+            Ok(start) => Ok(Some(JetStreamReader::new(bus, options, lease, start))),
+            Err(error) => {
+                if let Err(error) = lease.release().await {
+                    tracing::warn!(%error, "the next reader has to wait for the lease to run out");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Decides where to start, now that nobody else moves the floor.
+    async fn start(bus: &Bus, options: &ReaderOptions, lease: &Lease) -> Result<Start, Error> {
+        let found = lease.found();
+        if let Some(found) = found
+            && found.filter_subjects != options.filter_subjects
+        {
+            tracing::warn!(
+                consumer = options.consumer, before = ?found.filter_subjects, now = ?options.filter_subjects,
+                "the subject filter of this reader has changed; what it did not match before and \
+                 stands below the floor is not read"
+            );
+        }
+        let start =
+            position::start(bus, options, lease.key(), found.map(|found| &found.mark)).await?;
+        lease.advance(|mark| {
+            if mark.stream_created != start.stream_created {
+                mark.fences.clear();
+            }
+            mark.stream_created = start.stream_created;
+            mark.floor = start.at.sequence;
+            mark.floor_time = start.at.time;
+        });
+        Ok(start)
+    }
+
+    fn new(bus: &Bus, options: ReaderOptions, lease: Lease, start: Start) -> JetStreamReader {
+        let purger =
+            purge::purge_while_reading(bus.clone(), options.stream.clone(), lease.stored());
+        let inbound = Inbound::new(&start.fences);
+        let seen = start.at;
+        let cursor = Cursor::Opening(Box::pin(open(
+            bus.clone(),
+            options.clone(),
+            start.stream_created,
+            seen,
+            Duration::ZERO,
+        )));
+        JetStreamReader {
+            bus: bus.clone(),
+            inbound,
+            stream_created: start.stream_created,
+            seen,
+            cursor,
+            backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(5)),
+            pending: 0,
+            idle: Box::pin(tokio::time::sleep(IDLE)),
+            arrived: Instant::now(),
+            probe: None,
+            _purger: AbortOnDropHandle::new(tokio::spawn(purger)),
+            options,
+            lease,
+        }
+    }
+
+    /// How many messages are behind the newest one read.
+    pub fn pending(&self) -> u64 {
+        self.pending
+    }
+
+    /// The fencing token of this reader's lease.
+    pub fn token(&self) -> u64 {
+        self.lease.token()
+    }
+
+    /// Makes a new cursor behind the newest message seen.
+    fn reopen(&mut self, reason: &dyn std::fmt::Display) {
+        let pause = self.backoff.next_delay();
+        tracing::debug!(stream = self.options.stream, after = self.seen.sequence, %reason, ?pause, "reading anew");
+        let open = open(
+            self.bus.clone(),
+            self.options.clone(),
+            self.stream_created,
+            self.seen,
+            pause,
+        );
+        self.cursor = Cursor::Opening(Box::pin(open));
+        self.probe = None;
+    }
+
+    /// Waits until something has happened; returns what is to be delivered for it, if anything.
+    async fn step(&mut self) -> Result<Option<Delivery>, Error> {
+        let reading = match &mut self.cursor {
+            Cursor::Reading(reading) => reading,
+            Cursor::Opening(opening) => {
+                match opening.await {
+                    Ok(open) => {
+                        self.pending = open.pending;
+                        self.cursor = Cursor::Reading(Box::new(open));
+                    }
+                    Err(error) => {
+                        self.reopen(&error);
+                        if !error.is_retryable() || matches!(error, Error::LostEnd { .. }) {
+                            return Err(error);
+                        }
+                    }
+                }
+                return Ok(None);
+            }
+        };
+        tokio::select! {
+            biased;
+            Ok(()) = reading.losses.changed() => self.reopen(&"the connection was lost"),
+            message = reading.messages.next() => match message {
+                Some(Ok(message)) => return self.take(message),
+                Some(Err(error)) => self.reopen(&error),
+                None => self.reopen(&"the server ended the delivery"),
+            },
+            probed = probed(&mut self.probe), if self.probe.is_some() => {
+                self.probe = None;
+                return Ok(self.probed(probed?));
+            }
+            () = &mut self.idle, if self.probe.is_none() => {
+                self.idle.as_mut().reset(Instant::now() + IDLE);
+                let probe = position::ahead(self.bus.clone(), self.options.clone(), self.seen);
+                self.probe = Some(Box::pin(probe));
+            }
+        }
+        Ok(None)
+    }
+
+    fn take(&mut self, message: jetstream::Message) -> Result<Option<Delivery>, Error> {
+        let Cursor::Reading(reading) = &mut self.cursor else {
+            return Ok(None);
+        };
+        let info = match message.info() {
+            Ok(info) => info,
+            Err(error) => {
+                self.reopen(&error);
+                return Ok(None);
+            }
+        };
+        if info.consumer_sequence != reading.delivered + 1
+            || info.stream_sequence <= self.seen.sequence
+        {
+            let reason = format!(
+                "delivery {} with message {} followed delivery {} with message {}",
+                info.consumer_sequence, info.stream_sequence, reading.delivered, self.seen.sequence
+            );
+            self.reopen(&reason);
+            return Ok(None);
+        }
+        reading.delivered = info.consumer_sequence;
+        self.pending = info.pending;
+        let time = stream::nanos(info.published.unix_timestamp_nanos());
+        self.seen = Position {
+            sequence: info.stream_sequence,
+            time,
+        };
+        self.backoff.reset();
+        self.arrived = Instant::now();
+        self.idle.as_mut().reset(self.arrived + IDLE);
+        let raw = Raw {
+            sequence: self.seen.sequence,
+            time,
+            subject: message.subject.as_str(),
+            headers: message.headers.as_ref(),
+            body: message.payload.clone(),
+        };
+        self.inbound.take(raw).map_err(|reason| Error::Newer {
+            stream: self.options.stream.clone(),
+            sequence: self.seen.sequence,
+            reason,
+        })
+    }
+
+    /// Moves on to where the stream ends for this reader, if nothing was read meanwhile.
+    fn probed(&mut self, found: Ahead) -> Option<Delivery> {
+        match found {
+            Ahead::Nothing(end) if end.sequence > self.seen.sequence => {
+                self.seen = end;
+                self.pending = 0;
+                return Some(self.inbound.nothing_up_to(end.sequence, end.time));
+            }
+            Ahead::Unread if self.arrived.elapsed() > STALLED => {
+                self.arrived = Instant::now();
+                self.reopen(&"messages are due and do not come");
+            }
+            Ahead::Nothing(_) | Ahead::Unread | Ahead::Unknown => {}
+        }
+        None
+    }
+}
+
+async fn probed(probe: &mut Option<Pending<Ahead>>) -> Result<Ahead, Error> {
+    match probe {
+        Some(probe) => match probe.await {
+            Err(error) if error.is_retryable() => Ok(Ahead::Unknown),
+            probed => probed,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// Makes a cursor behind a position, after a pause.
+async fn open(
+    bus: Bus,
+    options: ReaderOptions,
+    created: u64,
+    after: Position,
+    pause: Duration,
+) -> Result<Open, Error> {
+    tokio::time::sleep(pause).await;
+    position::check(&bus, &options.stream, created, after).await?;
+    let losses = bus.losses();
+    let config = pull::Config {
+        deliver_policy: DeliverPolicy::ByStartSequence {
+            start_sequence: after.sequence + 1,
+        },
+        ack_policy: AckPolicy::None,
+        filter_subjects: options.filter_subjects.clone(),
+        inactive_threshold: CURSOR_LIFE,
+        memory_storage: true,
+        num_replicas: 1,
+        description: Some(format!("cursor of the reader {}", options.consumer)),
+        ..pull::Config::default()
+    };
+    let what = format!("reading the stream {}", options.stream);
+    let consumer = bus
+        .jetstream()
+        .create_consumer_on_stream(config, &options.stream)
+        .await;
+    let consumer = consumer.map_err(|error| match error.kind() {
+        jetstream::stream::ConsumerErrorKind::JetStream(answer) => {
+            crate::error::refused(bus.server_host(), &what, &answer)
+        }
+        _ => bus
+            .denied(&format!("$JS.API.CONSUMER.CREATE.{}", options.stream))
+            .unwrap_or_else(|| Error::request(&*what, error)),
+    })?;
+    let pending = consumer.cached_info().num_pending;
+    let messages = consumer
+        .stream()
+        .max_bytes_per_batch(options.max_bytes.max(bus.max_payload() + (64 << 10)))
+        .max_messages_per_batch(10_000)
+        .expires(Duration::from_secs(30))
+        .heartbeat(HEARTBEAT)
+        .messages()
+        .await
+        .map_err(|error| Error::request(&*what, error))?;
+    Ok(Open {
+        messages,
+        delivered: 0,
+        pending,
+        losses,
+    })
+}
+
+impl MessageSource for JetStreamReader {
+    async fn next(&mut self) -> Result<Option<Delivery>, Fault> {
+        loop {
+            self.lease.check_fault()?;
+            if let Some(delivery) = self.step().await? {
+                return Ok(Some(delivery));
+            }
+        }
+    }
+
+    async fn commit(&mut self, floor: u64) -> Result<(), Fault> {
+        self.lease.check_fault()?;
+        if let Some(settled) = self.inbound.settle(floor) {
+            self.lease.advance(|mark| {
+                mark.floor = settled.floor;
+                mark.floor_time = settled.floor_time;
+                for (partition, fence) in settled.fences {
+                    mark.fences.insert(partition.to_string(), fence);
+                }
+            });
+        }
+        Ok(())
+    }
+
+    async fn close(&mut self) -> Result<(), Fault> {
+        Ok(self.lease.release().await?)
+    }
+
+    fn tenure(&self) -> Tenure {
+        self.lease.tenure()
+    }
+}

@@ -1,0 +1,76 @@
+//! A server that comes back from a loss of power without the end of its stream.
+
+use std::path::Path;
+
+use pipeline::MessageSource;
+use testkit::{NatsOptions, NatsServer};
+
+use crate::support::{Log, WITHIN, batch, connect, ids, next_batch, publish};
+
+fn copy(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .arg(from)
+        .arg(to)
+        .status()
+        .unwrap();
+    assert!(copied.success());
+}
+
+#[tokio::test]
+async fn a_reader_notices_a_lost_end_and_reads_everything_that_is_left_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let options = NatsOptions {
+        store: Some(store.clone()),
+        ..NatsOptions::default()
+    };
+    let mut server = NatsServer::start(options).await.unwrap();
+    let log = Log::on(&connect(&server.url()).await, None).await;
+    let stream = store.join("jetstream/$G/streams").join(&log.stream);
+    let saved = folder.path().join("saved");
+    let mut sink = log.sink();
+    for number in 0..5 {
+        publish(&mut sink, &batch("a", number, 1, 10)).await;
+    }
+    server.kill();
+    copy(&stream, &saved);
+    server.restart().await.unwrap();
+
+    // Two readers go on to message 10: one ends there, the other is still at work.
+    for number in 5..10 {
+        publish(&mut sink, &batch("a", number, 1, 10)).await;
+    }
+    let (mut ended, mut working) = (log.reader("ended").await, log.reader("working").await);
+    for reader in [&mut ended, &mut working] {
+        while next_batch(reader).await.0 < 10 {}
+        reader.commit(10).await.unwrap();
+    }
+    ended.close().await.unwrap();
+
+    // The end is lost and filled with something else.
+    server.kill();
+    std::fs::remove_dir_all(&stream).unwrap();
+    copy(&saved, &stream);
+    server.restart().await.unwrap();
+    for number in 100..107 {
+        publish(&mut sink, &batch("a", number, 1, 10)).await;
+    }
+    let fault = tokio::time::timeout(WITHIN, working.next())
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert!(
+        fault.is_retryable() && fault.to_string().contains("lost its end"),
+        "{fault}"
+    );
+    working.close().await.unwrap();
+    for consumer in ["ended", "working"] {
+        let mut reader = log.reader(consumer).await;
+        let mut seen = Vec::new();
+        while seen.last() != Some(&106) {
+            seen.extend(ids(&next_batch(&mut reader).await.1));
+        }
+        assert_eq!(seen, (0..5).chain(100..107).collect::<Vec<_>>());
+    }
+}

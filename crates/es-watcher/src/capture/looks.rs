@@ -1,0 +1,272 @@
+//! Looking at all shards at once, again and again, and a reader for every shard there is.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use model::{Batch, Content, IndexName, Origin};
+use pipeline::{Captured, Fault};
+use runtime::backoff::Backoff;
+use search::{Error, IndexInfo};
+use tokio::{
+    sync::watch,
+    task::{AbortHandle, JoinSet},
+};
+
+use super::{
+    Capture, Look,
+    pace::Pace,
+    refresh::{Refresher, refresh_interval},
+    shard::ShardReader,
+};
+use crate::{
+    checkpoint::ShardKey,
+    error::{WatchError, fault},
+};
+
+/// How often indices are looked for.
+const DISCOVERY: Duration = Duration::from_secs(3);
+
+/// Watches until it is dropped; without `follow`, until every shard is read.
+pub(crate) async fn watch(capture: Arc<Capture>) -> Result<(), Fault> {
+    let empty = Look {
+        number: 0,
+        asked: Instant::now(),
+        shards: HashMap::new(),
+    };
+    let (looks, _) = watch::channel(Arc::new(empty));
+    let mut watcher = Watcher {
+        capture,
+        looks,
+        indices: HashMap::new(),
+        refused: HashSet::new(),
+        readers: JoinSet::new(),
+        discovered: None,
+    };
+    watcher.run().await
+}
+
+struct Watcher {
+    capture: Arc<Capture>,
+    looks: watch::Sender<Arc<Look>>,
+    /// By UUID: a recreated index is another one.
+    indices: HashMap<String, (IndexName, AbortHandle)>,
+    /// The UUIDs of indices that were found and cannot be captured.
+    refused: HashSet<String>,
+    readers: JoinSet<Result<(), Fault>>,
+    discovered: Option<Instant>,
+}
+
+impl Watcher {
+    async fn run(&mut self) -> Result<(), Fault> {
+        let mut pace = Pace::new(self.capture.options.poll_interval);
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        loop {
+            let pause = match self.round().await {
+                Ok(moved) => {
+                    backoff.reset();
+                    self.capture.observer.fine();
+                    pace.next(moved, self.capture.cost.take())
+                }
+                Err(error) if is_passing(&error) => {
+                    self.discovered = None;
+                    let pause = backoff.next_delay();
+                    self.capture.observer.trouble("source", &error, pause);
+                    pause
+                }
+                Err(error) => return Err(error.into()),
+            };
+            if self.readers.is_empty() && !self.capture.options.follow {
+                return Ok(());
+            }
+            self.rest(pause).await?;
+        }
+    }
+
+    /// Waits for the next look, and takes notice of readers that end.
+    async fn rest(&mut self, pause: Duration) -> Result<(), Fault> {
+        let until = tokio::time::sleep(pause);
+        tokio::pin!(until);
+        loop {
+            tokio::select! {
+                () = &mut until => return Ok(()),
+                Some(ended) = self.readers.join_next() => match ended {
+                    Ok(result) => result?,
+                    Err(error) if error.is_cancelled() => {}
+                    Err(panic) => return Err(Fault::fatal(panic)),
+                },
+            }
+        }
+    }
+
+    /// One look; says whether anything has moved since the last.
+    async fn round(&mut self) -> Result<bool, WatchError> {
+        let once = !self.capture.options.follow;
+        if self
+            .discovered
+            .is_none_or(|at| !once && at.elapsed() > DISCOVERY)
+        {
+            self.discover().await?;
+            self.discovered = Some(Instant::now());
+        }
+        let names: Vec<&IndexName> = self.indices.values().map(|(name, _)| name).collect();
+        if names.is_empty() {
+            return Ok(false);
+        }
+        let asked = Instant::now();
+        let stats = self.capture.client.shard_stats(&names).await?;
+        self.capture.cost.add(asked.elapsed());
+        let shards: HashMap<_, _> = stats
+            .into_iter()
+            .map(|stats| ((stats.index.clone(), stats.shard), stats))
+            .collect();
+        let before = Arc::clone(&self.looks.borrow());
+        let moved = shards.iter().any(|(key, stats)| {
+            let known = before.shards.get(key);
+            known.is_none_or(|known| known.global_checkpoint != stats.global_checkpoint)
+        });
+        let look = Look {
+            number: before.number + 1,
+            asked,
+            shards,
+        };
+        self.looks.send_replace(Arc::new(look));
+        Ok(moved)
+    }
+
+    /// Starts readers for new indices and ends those of indices that are gone.
+    async fn discover(&mut self) -> Result<(), WatchError> {
+        let capture = Arc::clone(&self.capture);
+        let patterns = &capture.options.indices;
+        let found = capture.client.list_indices(patterns).await?;
+        let here: HashSet<&str> = found.iter().map(|index| index.uuid.as_str()).collect();
+        self.indices.retain(|uuid, (name, reader)| {
+            let stays = here.contains(uuid.as_str());
+            if !stays {
+                tracing::info!(index = %name, "index is gone");
+                reader.abort();
+            }
+            stays
+        });
+        let mut readable = 0;
+        for index in found {
+            readable += usize::from(self.start(index).await?);
+        }
+        if readable == 0 {
+            return Err(WatchError::NoIndex {
+                patterns: patterns.to_string(),
+                cluster: capture.client.server().cluster_name.clone(),
+                waits: capture.options.follow,
+            });
+        }
+        Ok(())
+    }
+
+    /// Starts the readers of an index, unless they run or it cannot be captured.
+    async fn start(&mut self, index: IndexInfo) -> Result<bool, WatchError> {
+        if self.indices.contains_key(&index.uuid) {
+            return Ok(true);
+        }
+        if let Some(reason) = index.uncapturable() {
+            if self
+                .capture
+                .options
+                .indices
+                .names()
+                .any(|name| name == index.name.as_str())
+            {
+                return Err(WatchError::Uncapturable {
+                    index: index.name,
+                    reason,
+                });
+            }
+            if self.refused.insert(index.uuid) {
+                tracing::error!(index = %index.name, %reason, "index is left out: it cannot be captured");
+                self.capture.observer.left_out(&index.name);
+            }
+            return Ok(false);
+        }
+        let definition = self.capture.client.definition(&index.name).await?;
+        let interval = refresh_interval(definition.settings.get());
+        let refresher = Refresher::new(index.name.clone(), index.uuid.clone(), interval);
+        self.capture.observer.found(&index);
+        let (capture, looks) = (Arc::clone(&self.capture), self.looks.subscribe());
+        let (name, uuid) = (index.name.clone(), index.uuid.clone());
+        let reader = self.readers.spawn(read_index(
+            capture,
+            index,
+            Content::Definition(definition),
+            Arc::new(refresher),
+            looks,
+        ));
+        self.indices.insert(uuid, (name, reader));
+        Ok(true)
+    }
+}
+
+/// Says what the index looks like, then reads its shards side by side.
+async fn read_index(
+    capture: Arc<Capture>,
+    index: IndexInfo,
+    definition: Content,
+    refresher: Arc<Refresher>,
+    looks: watch::Receiver<Arc<Look>>,
+) -> Result<(), Fault> {
+    let partition = format!("elasticsearch/{}", index.uuid);
+    let batch = Batch {
+        index: index.name.clone(),
+        origin: Origin::now(partition.into()),
+        content: definition,
+    };
+    let none = crate::checkpoint::Checkpoint::none(&index.name);
+    capture
+        .emit(Captured {
+            batch: Arc::new(batch),
+            position: none,
+        })
+        .await?;
+    let mut shards = JoinSet::new();
+    for shard in 0..index.shards {
+        let key = ShardKey {
+            index: index.name.clone(),
+            shard,
+        };
+        let reader = ShardReader::new(
+            Arc::clone(&capture),
+            Arc::clone(&refresher),
+            key,
+            index.uuid.clone(),
+            looks.clone(),
+        );
+        shards.spawn(reader.run());
+    }
+    while let Some(ended) = shards.join_next().await {
+        ended.unwrap_or_else(|panic| Err(Fault::fatal(panic)))?;
+    }
+    capture.observer.read(&index.name);
+    Ok(())
+}
+
+/// Whether a failed look is followed by another. An index that was deleted since it was found is no
+/// longer found the next time.
+fn is_passing(error: &WatchError) -> bool {
+    match error {
+        WatchError::Search(Error::IndexNotFound { .. }) => true,
+        WatchError::Search(error) => {
+            search::retry::classify(error) == search::retry::Decision::Retry
+        }
+        WatchError::NoIndex { waits, .. } => *waits,
+        WatchError::Uncapturable { .. } => false,
+    }
+}
+
+impl From<WatchError> for Fault {
+    fn from(error: WatchError) -> Fault {
+        match error {
+            WatchError::Search(error) => fault(error),
+            error => Fault::fatal(error),
+        }
+    }
+}

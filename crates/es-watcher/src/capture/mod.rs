@@ -1,0 +1,92 @@
+//! Finding and reading changes: one loop, from the first document ever to the latest.
+//!
+//! ```text
+//! look (all shards' statistics, one request)      looks.rs
+//!   -> per shard: what is missing?                cursor.rs
+//!        -> refresh the index, once for all       refresh.rs
+//!        -> read windows up to the checkpoint     shard.rs, window.rs
+//! ```
+//!
+//! A first run is this loop from the beginning of every shard's history: backfill and live tail are
+//! one algorithm, and there is no moment of switching between them.
+
+mod cursor;
+mod looks;
+mod pace;
+mod refresh;
+mod shard;
+mod window;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use model::IndexName;
+use pipeline::{Captured, Fault};
+use search::{Client, ShardStats};
+use tokio::sync::{Semaphore, mpsc};
+
+pub(crate) use looks::watch;
+
+use crate::{
+    checkpoint::{Checkpoint, Checkpoints},
+    source::{SourceObserver, SourceOptions},
+};
+
+/// What all parts of the capture share.
+pub(crate) struct Capture {
+    pub(crate) client: Client,
+    pub(crate) options: SourceOptions,
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) observer: Arc<dyn SourceObserver>,
+    /// Bounds the searches that run at the source at once.
+    pub(crate) searches: Semaphore,
+    pub(crate) batches: mpsc::Sender<Captured<Checkpoint>>,
+    pub(crate) cost: Cost,
+}
+
+impl Capture {
+    /// Hands a batch on. Once nobody takes it any more, the process is ending.
+    async fn emit(&self, captured: Captured<Checkpoint>) -> Result<(), Fault> {
+        let taken = self.batches.send(captured).await;
+        taken.map_err(|_| Fault::fatal("the capture was stopped"))
+    }
+}
+
+/// What watching has cost the source since it was last asked: the time of its statistics and
+/// refreshes.
+#[derive(Debug, Default)]
+pub(crate) struct Cost(AtomicU64);
+
+impl Cost {
+    pub(crate) fn add(&self, time: Duration) {
+        self.0.fetch_add(time.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    fn take(&self) -> Duration {
+        Duration::from_micros(self.0.swap(0, Ordering::Relaxed))
+    }
+}
+
+/// One look at all shards.
+#[derive(Debug)]
+pub(crate) struct Look {
+    /// Counts the looks.
+    pub(crate) number: u64,
+    /// When it began: everything that was done before then is visible in it.
+    pub(crate) asked: Instant,
+    shards: HashMap<(IndexName, u32), ShardStats>,
+}
+
+impl Look {
+    /// What it shows of a shard; nothing while the shard has no primary.
+    pub(crate) fn shard(&self, index: &IndexName, uuid: &str, shard: u32) -> Option<&ShardStats> {
+        let stats = self.shards.get(&(index.clone(), shard))?;
+        (stats.index_uuid == uuid).then_some(stats)
+    }
+}

@@ -1,0 +1,356 @@
+//! What a watcher must not forget: how far each shard was published, and under which epoch.
+
+mod disk;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use model::{Epoch, IndexName, VersionError};
+use serde::{Deserialize, Serialize};
+
+pub use disk::{DiskStore, Owner};
+
+/// A shard of an index, by the index's name: what stays the same when the index is recreated.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ShardKey {
+    /// The index.
+    pub index: IndexName,
+    /// The shard's number.
+    pub shard: u32,
+}
+
+impl fmt::Display for ShardKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}]", self.index, self.shard)
+    }
+}
+
+/// Which history of a shard a position belongs to. A recreated or restored shard counts its
+/// sequence numbers from the beginning again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    /// The index's UUID.
+    pub index_uuid: String,
+    /// The shard's history UUID.
+    pub history_uuid: String,
+}
+
+/// A position of a shard that is durable downstream.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    /// The shard.
+    pub shard: Arc<ShardKey>,
+    /// The epoch of the history the position belongs to.
+    pub epoch: Epoch,
+    /// Everything up to this sequence number is published; -1 is nothing.
+    pub position: i64,
+}
+
+impl Checkpoint {
+    /// A position that says nothing: it comes with what belongs to no shard.
+    pub(crate) fn none(index: &IndexName) -> Checkpoint {
+        let shard = Arc::new(ShardKey {
+            index: index.clone(),
+            shard: 0,
+        });
+        Checkpoint {
+            shard,
+            epoch: Epoch(0),
+            position: -1,
+        }
+    }
+}
+
+/// What is stored for a shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    #[serde(flatten)]
+    history: History,
+    epoch: Epoch,
+    position: i64,
+}
+
+/// Where checkpoints are kept. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Checkpoints(Store);
+
+#[derive(Debug, Clone)]
+enum Store {
+    Disk(DiskStore),
+    Memory(Arc<Mutex<HashMap<ShardKey, Record>>>),
+}
+
+impl Checkpoints {
+    /// A store that forgets everything when the process ends: for a copy that starts over when it is
+    /// interrupted.
+    pub fn in_memory() -> Checkpoints {
+        Checkpoints(Store::Memory(Arc::default()))
+    }
+
+    /// A crash-safe store on disk.
+    pub fn on_disk(store: DiskStore) -> Checkpoints {
+        Checkpoints(Store::Disk(store))
+    }
+
+    /// Where to start reading a shard: its stored position if that belongs to the same history, else
+    /// the beginning, under an epoch above every earlier one of the index. A new epoch is stored
+    /// before this returns.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written, or no epoch is left.
+    pub fn begin(
+        &self,
+        shard: &Arc<ShardKey>,
+        history: &History,
+    ) -> Result<Checkpoint, CheckpointError> {
+        let known = self.records_of(&shard.index)?;
+        let own = known
+            .iter()
+            .find(|(number, _)| *number == shard.shard)
+            .map(|(_, record)| record);
+        let record = match own {
+            Some(record) if record.history == *history => record.clone(),
+            own => {
+                let epoch = match (own, newest_epoch(&known, history)) {
+                    (None, Newest::OfThisIndex(epoch)) => epoch,
+                    (_, Newest::OfThisIndex(epoch) | Newest::OfAnother(epoch)) => epoch.next()?,
+                    (_, Newest::None) => Epoch(0),
+                };
+                let record = Record {
+                    history: history.clone(),
+                    epoch,
+                    position: -1,
+                };
+                self.put(&[(shard.as_ref().clone(), record.clone())])?;
+                record
+            }
+        };
+        Ok(Checkpoint {
+            shard: Arc::clone(shard),
+            epoch: record.epoch,
+            position: record.position,
+        })
+    }
+
+    /// Stores positions, all or none. One of an epoch that is over is left out: it says nothing
+    /// about the history that followed.
+    ///
+    /// # Errors
+    /// When the store cannot be written; the positions may be stored again later.
+    pub fn commit(&self, checkpoints: &[Checkpoint]) -> Result<(), CheckpointError> {
+        let mut records = Vec::with_capacity(checkpoints.len());
+        for checkpoint in checkpoints {
+            if let Some(mut record) = self.get(&checkpoint.shard)?
+                && record.epoch == checkpoint.epoch
+                && record.position < checkpoint.position
+            {
+                record.position = checkpoint.position;
+                records.push((checkpoint.shard.as_ref().clone(), record));
+            }
+        }
+        if records.is_empty() {
+            Ok(())
+        } else {
+            self.put(&records)
+        }
+    }
+
+    fn get(&self, shard: &ShardKey) -> Result<Option<Record>, CheckpointError> {
+        match &self.0 {
+            Store::Disk(store) => store.get(shard),
+            Store::Memory(records) => Ok(records
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get(shard)
+                .cloned()),
+        }
+    }
+
+    fn put(&self, new: &[(ShardKey, Record)]) -> Result<(), CheckpointError> {
+        match &self.0 {
+            Store::Disk(store) => store.put(new),
+            Store::Memory(records) => {
+                let mut records = records.lock().unwrap_or_else(PoisonError::into_inner);
+                records.extend(new.iter().cloned());
+                Ok(())
+            }
+        }
+    }
+
+    fn records_of(&self, index: &IndexName) -> Result<Vec<(u32, Record)>, CheckpointError> {
+        match &self.0 {
+            Store::Disk(store) => store.records_of(index),
+            Store::Memory(records) => {
+                let records = records.lock().unwrap_or_else(PoisonError::into_inner);
+                let of_index = records.iter().filter(|(key, _)| key.index == *index);
+                Ok(of_index
+                    .map(|(key, record)| (key.shard, record.clone()))
+                    .collect())
+            }
+        }
+    }
+}
+
+/// The newest epoch known of an index name, and whether it is this very index or one that had the
+/// name before.
+enum Newest {
+    None,
+    OfThisIndex(Epoch),
+    OfAnother(Epoch),
+}
+
+fn newest_epoch(known: &[(u32, Record)], history: &History) -> Newest {
+    match known
+        .iter()
+        .map(|(_, record)| record)
+        .max_by_key(|record| record.epoch)
+    {
+        None => Newest::None,
+        Some(newest) if newest.history.index_uuid == history.index_uuid => {
+            Newest::OfThisIndex(newest.epoch)
+        }
+        Some(newest) => Newest::OfAnother(newest.epoch),
+    }
+}
+
+/// Why checkpoints cannot be read or kept. Nothing is lost by it: the source is only read again from
+/// an earlier position.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The store cannot be opened.
+    #[error("cannot open the checkpoint store {path:?}: {reason}; {remedy}")]
+    Open {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The store is damaged.
+    #[error(
+        "the checkpoint store {path:?} is damaged: {reason}; restore the folder from a copy, or move \
+         it away to read the source again from the beginning (nothing is lost by that: the target \
+         ignores what it already has)"
+    )]
+    Damaged {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The store belongs to something else.
+    #[error(
+        "the checkpoint store {path:?} belongs to {found}, not to {expected}; give each watcher a folder of its own with --checkpoint-path"
+    )]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Whose it should be.
+        expected: String,
+    },
+    /// A write failed.
+    #[error(
+        "cannot write the checkpoint store {path:?}: {reason}; free space there or correct its permissions"
+    )]
+    Write {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// No epoch is left.
+    #[error(transparent)]
+    Epoch(#[from] VersionError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shard(number: u32) -> Arc<ShardKey> {
+        Arc::new(ShardKey {
+            index: IndexName::try_from("movies").unwrap(),
+            shard: number,
+        })
+    }
+
+    fn history(index: &str, history: &str) -> History {
+        History {
+            index_uuid: index.into(),
+            history_uuid: history.into(),
+        }
+    }
+
+    /// Both stores have to behave alike.
+    fn stores() -> (tempfile::TempDir, [Checkpoints; 2]) {
+        let folder = tempfile::tempdir().unwrap();
+        let owner = Owner {
+            cluster_uuid: "c".into(),
+            tenant: "t".into(),
+            stream: None,
+        };
+        let disk = DiskStore::open(folder.path(), &owner).unwrap();
+        (
+            folder,
+            [Checkpoints::in_memory(), Checkpoints::on_disk(disk)],
+        )
+    }
+
+    fn begin(store: &Checkpoints, number: u32, of: &History) -> (u8, i64) {
+        let start = store.begin(&shard(number), of).unwrap();
+        (start.epoch.0, start.position)
+    }
+
+    #[test]
+    fn a_shard_goes_on_where_its_history_was_left() {
+        let (_folder, stores) = stores();
+        for store in stores {
+            let mut at = store.begin(&shard(0), &history("a", "h")).unwrap();
+            assert_eq!((at.epoch, at.position), (Epoch(0), -1));
+            at.position = 41;
+            store.commit(&[at.clone()]).unwrap();
+            assert_eq!(begin(&store, 0, &history("a", "h")), (0, 41));
+            at.position = 7;
+            store.commit(&[at]).unwrap();
+            assert_eq!(
+                begin(&store, 0, &history("a", "h")),
+                (0, 41),
+                "a position never goes back"
+            );
+        }
+    }
+
+    #[test]
+    fn all_shards_of_one_index_share_an_epoch_and_a_new_history_gets_one_above_all() {
+        let (_folder, stores) = stores();
+        for store in stores {
+            assert_eq!(begin(&store, 0, &history("a", "h0")), (0, -1));
+            assert_eq!(begin(&store, 1, &history("a", "h1")), (0, -1));
+            // Recreated with three shards: the new third shard must be above the old first.
+            assert_eq!(begin(&store, 2, &history("b", "h2")), (1, -1));
+            assert_eq!(begin(&store, 0, &history("b", "h3")), (2, -1));
+            // Only the history of one shard is forced anew.
+            assert_eq!(begin(&store, 0, &history("b", "h4")), (3, -1));
+            assert_eq!(begin(&store, 2, &history("b", "h2")), (1, -1));
+        }
+    }
+
+    #[test]
+    fn a_late_position_of_an_epoch_that_is_over_is_ignored() {
+        let (_folder, stores) = stores();
+        for store in stores {
+            let mut old = store.begin(&shard(0), &history("a", "h")).unwrap();
+            old.position = 1_000;
+            assert_eq!(begin(&store, 0, &history("b", "i")), (1, -1));
+            store.commit(&[old]).unwrap();
+            assert_eq!(begin(&store, 0, &history("b", "i")), (1, -1));
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The watcher's flags.
+
+use std::path::PathBuf;
+
+use ::config::{ByteSize, CommaList, Millis};
+use bus::NatsArgs;
+use model::Tenant;
+use search::{EsArgs, IndexPatterns};
+
+use crate::SourceRefresh;
+
+/// Watches a source cluster and publishes its changes to NATS.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Elasticsearch or OpenSearch hosts (comma-separated).
+    #[arg(
+        long,
+        env = "ES_HOSTS",
+        default_value = "http://localhost:9200",
+        value_name = "HOSTS"
+    )]
+    pub es_hosts: CommaList,
+    /// Index patterns to watch (comma-separated); -NAME excludes. Hidden indices and those that
+    /// begin with a dot have to be named.
+    #[arg(
+        long,
+        env = "INDEX_PATTERNS",
+        default_value = "*",
+        value_name = "PATTERNS",
+        allow_hyphen_values = true
+    )]
+    pub index_patterns: IndexPatterns,
+    /// Tenant identifier for NATS subjects.
+    #[arg(long, env = "TENANT", default_value = "default", value_name = "TENANT")]
+    pub tenant: Tenant,
+    /// Longest pause between two looks at the source; while there is work they follow each other
+    /// within milliseconds.
+    #[arg(long, env = "POLL_INTERVAL", default_value = "100", value_name = "MS")]
+    pub poll_interval: Millis,
+    /// Folder of the checkpoint store.
+    #[arg(
+        long,
+        env = "CHECKPOINT_PATH",
+        default_value = "/data/checkpoint",
+        value_name = "PATH"
+    )]
+    pub checkpoint_path: PathBuf,
+    /// How changes become visible: force refreshes the source before each round, natural waits for
+    /// the index's own refresh.
+    #[arg(
+        long,
+        env = "SOURCE_REFRESH",
+        value_enum,
+        default_value = "force",
+        value_name = "HOW"
+    )]
+    pub source_refresh: SourceRefresh,
+    /// Most searches at the source at once.
+    #[arg(long, env = "MAX_SEARCHES", default_value = "4", value_name = "N")]
+    pub max_searches: usize,
+    /// JetStream stream to publish to; created when missing.
+    #[arg(long, env = "STREAM", default_value = bus::stream::ES_CHANGES, value_name = "NAME")]
+    pub stream: String,
+    /// Share of the server's storage that the stream gets when it is created; unlimited if not given.
+    #[arg(long, env = "STREAM_MAX_BYTES", value_name = "SIZE")]
+    pub stream_max_bytes: Option<ByteSize>,
+    /// On how many servers the stream keeps each message when it is created.
+    #[arg(long, env = "STREAM_REPLICAS", default_value = "1", value_name = "N")]
+    pub stream_replicas: usize,
+    /// Compress messages with zstd at this level (1 to 22); 0 leaves them as they are.
+    #[arg(long, env = "ZSTD_LEVEL", default_value = "1", value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(0..=22))]
+    pub zstd_level: i32,
+    /// Name of this watcher: of several with one name, one is active and the others stand by.
+    #[arg(long, env = "WATCHER_NAME", value_name = "NAME")]
+    pub name: Option<String>,
+    /// How long the others wait when the active watcher falls silent.
+    #[arg(long, env = "LEASE", default_value = "15s", value_name = "DURATION")]
+    pub lease: Millis,
+    /// How to reach the source.
+    #[command(flatten)]
+    pub es: EsArgs,
+    /// How to reach NATS.
+    #[command(flatten)]
+    pub nats: NatsArgs,
+}
+
+impl Args {
+    /// The name under which watchers stand by for each other.
+    pub(crate) fn name(&self) -> String {
+        let default = || format!("es-watcher-{}", self.tenant);
+        self.name.clone().unwrap_or_else(default)
+    }
+}

@@ -1,0 +1,48 @@
+//! Why watching cannot go on.
+
+use model::IndexName;
+use pipeline::Fault;
+use search::{Error, Uncapturable, retry};
+
+/// A look at the source that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// The cluster did not answer as it should.
+    #[error(transparent)]
+    Search(#[from] Error),
+    /// There is nothing to watch.
+    #[error(
+        "no open index of the cluster {cluster:?} matches {patterns:?}; check --index-patterns \
+         (hidden indices and those that begin with a dot have to be named)"
+    )]
+    NoIndex {
+        /// What was asked for.
+        patterns: String,
+        /// Where.
+        cluster: String,
+        /// Whether one may still appear.
+        waits: bool,
+    },
+    /// An index that was asked for by name cannot be captured.
+    #[error("index {:?} cannot be captured: {reason}", index.as_str())]
+    Uncapturable {
+        /// The index.
+        index: IndexName,
+        /// Why.
+        reason: Uncapturable,
+    },
+}
+
+/// What a cluster's error means for the capture. A refused refresh comes with the way around it.
+pub(crate) fn fault(error: Error) -> Fault {
+    match (retry::classify(&error), &error) {
+        (retry::Decision::Retry, _) => Fault::retry(error),
+        (_, Error::Forbidden { action, .. }) if action.contains("refresh") => {
+            Fault::fatal(format!(
+                "{error}. Without it, run with --source-refresh natural: changes then arrive when the \
+             index refreshes by itself"
+            ))
+        }
+        _ => Fault::fatal(error),
+    }
+}

@@ -1,0 +1,183 @@
+//! What a watcher counts.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use model::{Batch, IndexName};
+use pipeline::Observer;
+use runtime::{
+    health::{Heart, Readiness},
+    metrics::{
+        Metrics,
+        prometheus_client::{
+            encoding::EncodeLabelSet,
+            metrics::{counter::Counter, family::Family, gauge::Gauge},
+        },
+    },
+};
+use search::IndexInfo;
+
+use crate::{ShardKey, SourceObserver};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct IndexLabel {
+    index: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WhatLabel {
+    what: String,
+}
+
+/// The metrics of the capturing side, and its health: it is ready while the source answers and the
+/// stream takes what is published.
+#[derive(Debug)]
+pub struct WatcherMetrics {
+    changes: Family<IndexLabel, Counter>,
+    bytes: Family<IndexLabel, Counter>,
+    behind: Family<IndexLabel, Gauge>,
+    shards: Mutex<HashMap<IndexName, HashMap<u32, u64>>>,
+    indices: Gauge,
+    left_out: Counter,
+    retries: Family<WhatLabel, Counter>,
+    looks: Counter,
+    readiness: Readiness,
+    heart: Option<Heart>,
+    published: AtomicU64,
+}
+
+impl WatcherMetrics {
+    /// Registers the metrics under `syncline_watcher`. The heart beats with every look at the source.
+    pub fn new(metrics: &Metrics, readiness: Readiness, heart: Option<Heart>) -> WatcherMetrics {
+        let new = WatcherMetrics {
+            changes: Family::default(),
+            bytes: Family::default(),
+            behind: Family::default(),
+            shards: Mutex::default(),
+            indices: Gauge::default(),
+            left_out: Counter::default(),
+            retries: Family::default(),
+            looks: Counter::default(),
+            readiness,
+            heart,
+            published: AtomicU64::new(0),
+        };
+        metrics.register("syncline_watcher", |registry| {
+            registry.register(
+                "changes",
+                "Changes the stream has taken",
+                new.changes.clone(),
+            );
+            registry.register("batch_bytes", "Their bytes", new.bytes.clone());
+            registry.register(
+                "behind_operations",
+                "Operations of the source up to its global checkpoint that are not read yet",
+                new.behind.clone(),
+            );
+            registry.register("indices", "Indices that are watched", new.indices.clone());
+            registry.register(
+                "indices_left_out",
+                "Indices that match and cannot be captured",
+                new.left_out.clone(),
+            );
+            registry.register(
+                "retries",
+                "Operations that failed and were tried again",
+                new.retries.clone(),
+            );
+            registry.register(
+                "looks",
+                "Looks at the source's statistics",
+                new.looks.clone(),
+            );
+        });
+        new
+    }
+
+    fn trouble_with(
+        &self,
+        condition: &str,
+        what: &str,
+        reason: &dyn std::fmt::Display,
+        pause: Duration,
+    ) {
+        self.retries
+            .get_or_create(&WhatLabel {
+                what: condition.to_owned(),
+            })
+            .inc();
+        self.readiness
+            .set(condition, Err(format!("{what}: {reason}")));
+        tracing::warn!(what, %reason, ?pause, "trying again");
+        self.beat();
+    }
+
+    fn beat(&self) {
+        if let Some(heart) = &self.heart {
+            heart.beat();
+        }
+    }
+}
+
+impl SourceObserver for WatcherMetrics {
+    fn found(&self, index: &IndexInfo) {
+        self.indices.inc();
+        tracing::info!(index = %index.name, shards = index.shards, "watching index");
+    }
+
+    fn left_out(&self, _: &IndexName) {
+        self.left_out.inc();
+    }
+
+    fn behind(&self, shard: &ShardKey, operations: u64) {
+        let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_index = shards.entry(shard.index.clone()).or_default();
+        of_index.insert(shard.shard, operations);
+        let label = IndexLabel {
+            index: shard.index.to_string(),
+        };
+        self.behind
+            .get_or_create(&label)
+            .set(of_index.values().sum::<u64>() as i64);
+    }
+
+    fn trouble(&self, what: &str, reason: &dyn std::fmt::Display, pause: Duration) {
+        let condition = if what == "checkpoint" {
+            "checkpoint"
+        } else {
+            "source"
+        };
+        self.trouble_with(condition, what, reason, pause);
+    }
+
+    fn fine(&self) {
+        self.looks.inc();
+        self.readiness.set("source", Ok(()));
+        self.beat();
+    }
+}
+
+impl Observer for WatcherMetrics {
+    fn published(&self, batch: &Batch) {
+        let label = IndexLabel {
+            index: batch.index.to_string(),
+        };
+        self.changes
+            .get_or_create(&label)
+            .inc_by(batch.changes().len() as u64);
+        self.bytes.get_or_create(&label).inc_by(batch.size() as u64);
+        self.published
+            .fetch_add(batch.changes().len() as u64, Ordering::Relaxed);
+        self.readiness.set("stream", Ok(()));
+    }
+
+    fn retrying(&self, what: &'static str, reason: &dyn std::fmt::Display, pause: Duration) {
+        self.trouble_with("stream", what, reason, pause);
+    }
+}

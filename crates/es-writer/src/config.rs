@@ -1,0 +1,77 @@
+//! The writer's flags.
+
+use ::config::{ByteSize, CommaList, Millis};
+use bus::NatsArgs;
+use search::EsArgs;
+
+/// Reads changes from NATS and writes them into a target cluster.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Target hosts (comma-separated).
+    #[arg(
+        long,
+        env = "ES_HOSTS",
+        default_value = "http://localhost:9200",
+        value_name = "HOSTS"
+    )]
+    pub es_hosts: CommaList,
+    /// JetStream stream to read.
+    #[arg(long, env = "STREAM", default_value = bus::stream::ES_CHANGES, value_name = "NAME")]
+    pub stream: String,
+    /// Name of this reader: its position in the stream goes by it. Of several with one name, one is
+    /// active and the others stand by.
+    #[arg(
+        long,
+        env = "CONSUMER",
+        default_value = "es-writer",
+        value_name = "NAME"
+    )]
+    pub consumer: String,
+    /// Subjects to read (comma-separated), such as es.iconik.assets; everything if not given.
+    #[arg(long, env = "FILTER_SUBJECTS", value_name = "LIST")]
+    pub filter_subjects: Option<CommaList>,
+    /// Most changes in one bulk.
+    #[arg(long, env = "BATCH_SIZE", default_value = "1000", value_name = "N", value_parser = at_least_one)]
+    pub batch_size: usize,
+    /// Size at which a bulk takes no further change; keep it below the target's limit for a request
+    /// (10 MiB on small Amazon instances).
+    #[arg(long, env = "BATCH_BYTES", default_value = "5MB", value_name = "SIZE")]
+    pub batch_bytes: ByteSize,
+    /// How long a bulk that is not full waits for more.
+    #[arg(long, env = "BATCH_DELAY", default_value = "0", value_name = "MS")]
+    pub batch_delay: Millis,
+    /// Bulks written side by side.
+    #[arg(long, env = "CONCURRENCY", default_value = "4", value_name = "N", value_parser = at_least_one)]
+    pub concurrency: usize,
+    /// Most bytes read and not yet written.
+    #[arg(
+        long,
+        env = "IN_FLIGHT_BYTES",
+        default_value = "16MB",
+        value_name = "SIZE"
+    )]
+    pub in_flight_bytes: ByteSize,
+    /// How long the others wait when the active reader falls silent; a bulk may not take longer.
+    #[arg(long, env = "LEASE", default_value = "15s", value_name = "DURATION")]
+    pub lease: Millis,
+    /// Share of the server's storage for dead letters when their stream is created.
+    #[arg(long, env = "DLQ_MAX_BYTES", value_name = "SIZE")]
+    pub dlq_max_bytes: Option<ByteSize>,
+    /// On how many servers a dead letter is kept when their stream is created.
+    #[arg(long, env = "STREAM_REPLICAS", default_value = "1", value_name = "N")]
+    pub stream_replicas: usize,
+    /// How to reach the target.
+    #[command(flatten)]
+    pub es: EsArgs,
+    /// How to reach NATS.
+    #[command(flatten)]
+    pub nats: NatsArgs,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("is no number: {error}")),
+    }
+}

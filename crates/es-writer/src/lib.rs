@@ -1,0 +1,16 @@
+//! Reads a stream and bulk-writes the target search cluster.
+//!
+//! [`SearchWriter`] writes a bulk and says what became of each document; the order, the lanes and the
+//! floor are [`pipeline::apply()`]'s. [`run`] is the service around both.
+
+mod config;
+mod file_letters;
+mod metrics;
+mod service;
+mod writer;
+
+pub use self::config::Args;
+pub use file_letters::FileDeadLetters;
+pub use metrics::WriterMetrics;
+pub use service::{ServiceError, run};
+pub use writer::SearchWriter;

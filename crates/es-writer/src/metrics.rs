@@ -1,0 +1,197 @@
+//! What a writer counts.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use model::{Batch, Change, IndexName};
+use pipeline::{Observer, Outcome};
+use runtime::{
+    health::{Heart, Readiness},
+    metrics::{
+        Metrics,
+        prometheus_client::{
+            encoding::EncodeLabelSet,
+            metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+        },
+        seconds_buckets,
+    },
+};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    index: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct IndexLabel {
+    index: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WhatLabel {
+    what: &'static str,
+}
+
+/// The metrics of the writing side, and its readiness: it is ready while writing works.
+#[derive(Debug)]
+pub struct WriterMetrics {
+    changes: Family<Labels, Counter>,
+    bytes: Family<IndexLabel, Counter>,
+    lag: Family<IndexLabel, Histogram, fn() -> Histogram>,
+    newest: Family<IndexLabel, Gauge<f64, AtomicU64>>,
+    retries: Family<WhatLabel, Counter>,
+    entries: Gauge,
+    in_flight_bytes: Gauge,
+    refused: AtomicU64,
+    readiness: Readiness,
+    heart: Option<Heart>,
+    hot: Mutex<Option<Hot>>,
+}
+
+/// The handles of the index that was written last: looking them up by label for every document would
+/// cost more than writing it.
+#[derive(Debug, Clone)]
+struct Hot {
+    index: IndexName,
+    applied: Counter,
+    already: Counter,
+    refused: Counter,
+    bytes: Counter,
+    lag: Histogram,
+    newest: Gauge<f64, AtomicU64>,
+}
+
+impl WriterMetrics {
+    /// Registers the metrics under `syncline_writer`. The heart beats with the loop.
+    pub fn new(metrics: &Metrics, readiness: Readiness, heart: Option<Heart>) -> WriterMetrics {
+        let new = WriterMetrics {
+            changes: Family::default(),
+            bytes: Family::default(),
+            lag: Family::new_with_constructor(|| Histogram::new(seconds_buckets())),
+            newest: Family::default(),
+            retries: Family::default(),
+            entries: Gauge::default(),
+            in_flight_bytes: Gauge::default(),
+            refused: AtomicU64::new(0),
+            readiness,
+            heart,
+            hot: Mutex::new(None),
+        };
+        metrics.register("syncline_writer", |registry| {
+            registry.register(
+                "changes",
+                "Changes answered for: applied, already_applied (the target had them), refused (dead letters)",
+                new.changes.clone(),
+            );
+            registry.register("document_bytes", "Bytes of documents written", new.bytes.clone());
+            registry.register(
+                "lag_seconds",
+                "From the moment the source was asked to the target's answer",
+                new.lag.clone(),
+            );
+            registry.register(
+                "newest_captured_timestamp_seconds",
+                "When the newest change at the target was captured; now minus this is seconds behind while changes flow",
+                new.newest.clone(),
+            );
+            registry.register("retries", "Operations that failed and were tried again", new.retries.clone());
+            registry.register("in_flight_entries", "Log entries read and not settled", new.entries.clone());
+            registry.register("in_flight_bytes", "Their bytes", new.in_flight_bytes.clone());
+        });
+        new
+    }
+
+    /// How many changes the target has refused.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    fn hot(&self, index: &IndexName) -> Hot {
+        let mut hot = self.hot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hot) = hot.as_ref().filter(|hot| hot.index == *index) {
+            return hot.clone();
+        }
+        let label = IndexLabel {
+            index: index.to_string(),
+        };
+        let counter = |outcome| {
+            let labels = Labels {
+                index: index.to_string(),
+                outcome,
+            };
+            self.changes.get_or_create_owned(&labels)
+        };
+        let new = Hot {
+            index: index.clone(),
+            applied: counter("applied"),
+            already: counter("already_applied"),
+            refused: counter("refused"),
+            bytes: self.bytes.get_or_create_owned(&label),
+            lag: self.lag.get_or_create_owned(&label),
+            newest: self.newest.get_or_create_owned(&label),
+        };
+        *hot = Some(new.clone());
+        new
+    }
+}
+
+impl Observer for WriterMetrics {
+    fn settled(&self, batch: &Batch, change: &Change, outcome: &Outcome) {
+        let hot = self.hot(&batch.index);
+        match outcome {
+            Outcome::Applied => {
+                hot.applied.inc();
+                hot.bytes
+                    .inc_by(change.document().map_or(0, |d| d.as_bytes().len() as u64));
+            }
+            Outcome::AlreadyApplied => {
+                hot.already.inc();
+            }
+            Outcome::Refused(reason) => {
+                hot.refused.inc();
+                if self.refused.fetch_add(1, Ordering::Relaxed) < 10 {
+                    tracing::error!(
+                        index = %batch.index, id = %change.id, reason,
+                        "the target refuses a document: it goes to the dead letters"
+                    );
+                }
+            }
+            Outcome::Retry(_) => {}
+        }
+        hot.lag.observe(batch.origin.age().as_secs_f64());
+        let captured = batch.origin.captured_ms as f64 / 1e3;
+        if captured > hot.newest.get() {
+            hot.newest.set(captured);
+        }
+    }
+
+    fn retrying(&self, what: &'static str, reason: &dyn std::fmt::Display, pause: Duration) {
+        self.retries.get_or_create(&WhatLabel { what }).inc();
+        self.readiness
+            .set("target", Err(format!("{what}: {reason}")));
+        tracing::warn!(what, %reason, ?pause, "trying again");
+        self.alive();
+    }
+
+    fn recovered(&self, what: &'static str) {
+        self.readiness.set("target", Ok(()));
+        tracing::info!(what, "works again");
+    }
+
+    fn alive(&self) {
+        if let Some(heart) = &self.heart {
+            heart.beat();
+        }
+    }
+
+    fn in_flight(&self, entries: usize, bytes: usize) {
+        self.entries.set(entries as i64);
+        self.in_flight_bytes.set(bytes as i64);
+    }
+}

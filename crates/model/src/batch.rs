@@ -1,0 +1,100 @@
+//! Changes that travel together.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{Change, IndexName};
+
+/// Something a source yields about one index.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// The index that all of it belongs to.
+    pub index: IndexName,
+    /// Where it was captured, and when.
+    pub origin: Origin,
+    /// What it says.
+    pub content: Content,
+}
+
+/// What a batch says about its index.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// These documents changed. A document occurs at most once. The list may be empty: then the
+    /// batch only says that its source has come further without anything to tell.
+    Changes(Vec<Change>),
+    /// The index looks like this. Comes before its first document.
+    Definition(IndexDefinition),
+}
+
+impl Batch {
+    /// The changes; a definition has none.
+    pub fn changes(&self) -> &[Change] {
+        match &self.content {
+            Content::Changes(changes) => changes,
+            Content::Definition(_) => &[],
+        }
+    }
+
+    /// Whether there is nothing to carry.
+    pub fn is_empty(&self) -> bool {
+        matches!(&self.content, Content::Changes(changes) if changes.is_empty())
+    }
+
+    /// Roughly what the batch occupies on its way, in bytes.
+    pub fn size(&self) -> usize {
+        match &self.content {
+            Content::Changes(changes) => changes.iter().map(Change::size).sum(),
+            Content::Definition(definition) => {
+                definition.settings.get().len() + definition.mappings.get().len()
+            }
+        }
+    }
+}
+
+/// Where a batch comes from: for lag, for tracing, and never for deciding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The source and the part of it that has an order of its own, such as
+    /// `elasticsearch/3kYGx…/0` for a shard.
+    pub partition: Arc<str>,
+    /// When the source was asked, in milliseconds since 1970. Every change in the batch is older.
+    pub captured_ms: u64,
+}
+
+impl Origin {
+    /// How long ago the source was asked, by this machine's clock.
+    pub fn age(&self) -> Duration {
+        Duration::from_millis(now_ms().saturating_sub(self.captured_ms))
+    }
+
+    /// A batch of `partition` that is captured now.
+    pub fn now(partition: Arc<str>) -> Origin {
+        Origin {
+            partition,
+            captured_ms: now_ms(),
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_millis() as u64)
+}
+
+/// What it takes to create an index like the source's, as the source returned it. What of it the
+/// target can take is the target's matter.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct IndexDefinition {
+    /// The source's product and version, such as `elasticsearch 7.17.29`.
+    pub product: String,
+    /// The object under `settings.index` of `GET /{index}`.
+    pub settings: Box<RawValue>,
+    /// The object under `mappings` of `GET /{index}`.
+    pub mappings: Box<RawValue>,
+}

@@ -1,0 +1,293 @@
+//! From a log into a target: several lanes side by side, and a floor that moves only over what is
+//! settled.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use model::{Batch, Content, IndexDefinition, IndexName};
+use runtime::backoff::Backoff;
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::{
+    DeadLetter, DeadLetters, Delivery, Fault, Floor, MessageSource, Observer, Payload, Writer,
+    lane::{Lane, Part},
+};
+
+/// How often the loop says that it lives while it has nothing to do.
+const PULSE: Duration = Duration::from_secs(5);
+
+/// How changes are gathered and how much may be under way.
+#[derive(Debug, Clone)]
+pub struct ApplyOptions {
+    /// How many bulks are written side by side.
+    pub lanes: usize,
+    /// The most changes in a bulk.
+    pub bulk_count: usize,
+    /// The size, in bytes, at which a bulk takes no further change.
+    pub bulk_bytes: usize,
+    /// How long a bulk that is not full waits for more.
+    pub linger: Duration,
+    /// The most entries of the log that are read and not settled.
+    pub entries: usize,
+    /// Their most bytes; one entry may always be under way, however large.
+    pub bytes: usize,
+}
+
+impl Default for ApplyOptions {
+    fn default() -> Self {
+        ApplyOptions {
+            lanes: 4,
+            bulk_count: 1000,
+            bulk_bytes: 5 << 20,
+            linger: Duration::ZERO,
+            entries: 1024,
+            bytes: 16 << 20,
+        }
+    }
+}
+
+/// Writes what `source` delivers until the log ends, something fails for good, or `shutdown` is
+/// cancelled; then what is under way is finished, the floor is stored and the log is closed.
+///
+/// # Errors
+/// The first fatal fault of any part. Nothing that is not settled is below the floor then either.
+pub async fn apply<M, W, D, O>(
+    source: &mut M,
+    writer: Arc<W>,
+    dead_letters: Arc<D>,
+    observer: Arc<O>,
+    options: ApplyOptions,
+    shutdown: &CancellationToken,
+) -> Result<(), Fault>
+where
+    M: MessageSource,
+    W: Writer,
+    D: DeadLetters,
+    O: Observer,
+{
+    let (settled_tx, mut settled) = mpsc::channel(options.entries * options.lanes + 1);
+    let mut applier = Applier {
+        writer,
+        dead_letters,
+        observer,
+        shutdown: shutdown.clone(),
+        floor: Floor::default(),
+        committed: 0,
+        lanes: Vec::new(),
+        tasks: JoinSet::new(),
+    };
+    applier.start_lanes(source, &options, &settled_tx);
+    drop(settled_tx);
+
+    let read = applier.read(source, &mut settled, &options).await;
+    applier.lanes.clear();
+    while let Some(sequence) = settled.recv().await {
+        applier.settled(source, sequence).await?;
+    }
+    let lanes = applier.join_lanes().await;
+    let closed = source.close().await;
+    read.and(lanes).and(closed)
+}
+
+struct Applier<W, D, O> {
+    writer: Arc<W>,
+    dead_letters: Arc<D>,
+    observer: Arc<O>,
+    shutdown: CancellationToken,
+    floor: Floor,
+    committed: u64,
+    lanes: Vec<mpsc::Sender<Part>>,
+    tasks: JoinSet<Result<(), Fault>>,
+}
+
+impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
+    fn start_lanes(
+        &mut self,
+        source: &impl MessageSource,
+        options: &ApplyOptions,
+        settled: &mpsc::Sender<u64>,
+    ) {
+        for _ in 0..options.lanes.max(1) {
+            // An entry has at most one part per lane, so there is always room for it.
+            let (lane, parts) = mpsc::channel(options.entries + 1);
+            self.lanes.push(lane);
+            let lane = Lane {
+                writer: Arc::clone(&self.writer),
+                dead_letters: Arc::clone(&self.dead_letters),
+                observer: Arc::clone(&self.observer),
+                tenure: source.tenure(),
+                options: options.clone(),
+                shutdown: self.shutdown.clone(),
+            };
+            self.tasks.spawn(lane.run(parts, settled.clone()));
+        }
+    }
+
+    /// Reads and hands out until the log ends or the process does.
+    async fn read<M: MessageSource>(
+        &mut self,
+        source: &mut M,
+        settled: &mut mpsc::Receiver<u64>,
+        options: &ApplyOptions,
+    ) -> Result<(), Fault> {
+        let shutdown = self.shutdown.clone();
+        let mut pulse = tokio::time::interval(PULSE);
+        loop {
+            let entries = self.floor.entries();
+            let room =
+                entries == 0 || (entries < options.entries && self.floor.bytes() < options.bytes);
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
+                Some(ended) = self.tasks.join_next() => lane_result(ended)?,
+                Some(sequence) = settled.recv(), if entries > 0 => {
+                    self.settled(source, sequence).await?;
+                }
+                delivery = source.next(), if room => match delivery? {
+                    None => return Ok(()),
+                    Some(delivery) => {
+                        self.dispatch(delivery).await?;
+                        self.commit(source).await?;
+                    }
+                },
+                _ = pulse.tick() => self.observer.alive(),
+            }
+        }
+    }
+
+    async fn settled(
+        &mut self,
+        source: &mut impl MessageSource,
+        sequence: u64,
+    ) -> Result<(), Fault> {
+        self.floor.settle(sequence);
+        self.commit(source).await
+    }
+
+    async fn commit(&mut self, source: &mut impl MessageSource) -> Result<(), Fault> {
+        self.observer
+            .in_flight(self.floor.entries(), self.floor.bytes());
+        let floor = self.floor.get();
+        if floor > self.committed {
+            source.commit(floor).await?;
+            self.committed = floor;
+        }
+        Ok(())
+    }
+
+    async fn dispatch(&mut self, delivery: Delivery) -> Result<(), Fault> {
+        let sequence = delivery.sequence;
+        match delivery.payload {
+            Payload::Nothing => self.floor.open(sequence, 0, 0),
+            Payload::Batch(batch) => match &batch.content {
+                Content::Changes(_) => return self.hand_out(sequence, batch).await,
+                Content::Definition(definition) => {
+                    if self.define(&batch.index, definition).await? {
+                        self.floor.open(sequence, 0, 0);
+                    }
+                }
+            },
+            Payload::Unreadable {
+                subject,
+                reason,
+                body,
+            } => {
+                if self.park(sequence, subject, reason, body).await? {
+                    self.floor.open(sequence, 0, 0);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Splits a batch by lane.
+    async fn hand_out(&mut self, sequence: u64, batch: Arc<Batch>) -> Result<(), Fault> {
+        let lanes = self.lanes.len() as u64;
+        let index = xxh3_64(batch.index.as_str().as_bytes());
+        let mut picks: Vec<(Vec<u32>, usize)> = vec![Default::default(); self.lanes.len()];
+        for (at, change) in batch.changes().iter().enumerate() {
+            let lane = (index ^ xxh3_64(change.id.as_str().as_bytes())) % lanes;
+            let (picks, bytes) = &mut picks[lane as usize];
+            picks.push(at as u32);
+            *bytes += change.size();
+        }
+        let pieces = picks.iter().filter(|(picks, _)| !picks.is_empty()).count();
+        self.floor.open(sequence, pieces, batch.size());
+        for (lane, (picks, bytes)) in self.lanes.iter().zip(picks) {
+            if !picks.is_empty() {
+                let part = Part {
+                    sequence,
+                    batch: Arc::clone(&batch),
+                    picks,
+                    bytes,
+                };
+                // A lane that is gone has left its reason in its task, which is met next.
+                let _gone = lane.send(part).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Defines an index before any later entry is handed out. False when the process ends first.
+    async fn define(&self, index: &IndexName, definition: &IndexDefinition) -> Result<bool, Fault> {
+        self.until_it_works("define index", || self.writer.define(index, definition))
+            .await
+    }
+
+    async fn park(
+        &self,
+        sequence: u64,
+        index: String,
+        reason: String,
+        body: Bytes,
+    ) -> Result<bool, Fault> {
+        let letter = DeadLetter {
+            sequence,
+            index,
+            change: None,
+            body,
+            reason,
+        };
+        self.until_it_works("dead letter", || self.dead_letters.park(letter.clone()))
+            .await
+    }
+
+    async fn until_it_works<F>(
+        &self,
+        what: &'static str,
+        mut operation: impl FnMut() -> F,
+    ) -> Result<bool, Fault>
+    where
+        F: Future<Output = Result<(), Fault>>,
+    {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
+        loop {
+            match operation().await {
+                Ok(()) => return Ok(true),
+                Err(fault) if fault.is_retryable() => {
+                    let pause = backoff.next_delay();
+                    self.observer.retrying(what, &fault, pause);
+                    tokio::select! {
+                        () = self.shutdown.cancelled() => return Ok(false),
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+    }
+
+    async fn join_lanes(&mut self) -> Result<(), Fault> {
+        let mut result = Ok(());
+        while let Some(ended) = self.tasks.join_next().await {
+            result = result.and(lane_result(ended));
+        }
+        result
+    }
+}
+
+fn lane_result(ended: Result<Result<(), Fault>, tokio::task::JoinError>) -> Result<(), Fault> {
+    ended.unwrap_or_else(|panic| Err(Fault::fatal(panic)))
+}

@@ -1,0 +1,313 @@
+//! The seams in memory, for tests: of the loops here, and of your own source or writer.
+//!
+//! They keep the contracts of the traits and can be told to fail. A [`MemoryLog`] forgets nothing
+//! when a reader or publisher is dropped in the middle, like a stream; a [`MemoryStore`] compares
+//! versions as search engines do.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future::{Ready, ready},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use model::{Action, Batch, Change, IndexDefinition, IndexName, Version};
+use tokio::sync::Notify;
+
+use crate::{
+    Captured, ChangeSource, DeadLetter, DeadLetters, Delivery, Fault, MessageSink, MessageSource,
+    Outcome, Payload, Tenure, Writer,
+};
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A source that yields prepared batches, from behind the last confirmed one.
+#[derive(Debug, Clone)]
+pub struct ScriptedSource {
+    batches: Arc<Vec<Arc<Batch>>>,
+    confirmed: Arc<Mutex<usize>>,
+    next: usize,
+}
+
+impl ScriptedSource {
+    /// A source of these batches.
+    pub fn new(batches: Vec<Batch>) -> ScriptedSource {
+        let batches = Arc::new(batches.into_iter().map(Arc::new).collect());
+        ScriptedSource {
+            batches,
+            confirmed: Arc::default(),
+            next: 0,
+        }
+    }
+
+    /// The same source after a restart.
+    pub fn restarted(&self) -> ScriptedSource {
+        ScriptedSource {
+            next: self.confirmed(),
+            ..self.clone()
+        }
+    }
+
+    /// How many batches are confirmed.
+    pub fn confirmed(&self) -> usize {
+        *lock(&self.confirmed)
+    }
+}
+
+impl ChangeSource for ScriptedSource {
+    type Position = usize;
+
+    async fn next(&mut self) -> Result<Option<Captured<usize>>, Fault> {
+        let Some(batch) = self.batches.get(self.next) else {
+            return Ok(None);
+        };
+        self.next += 1;
+        Ok(Some(Captured {
+            batch: Arc::clone(batch),
+            position: self.next,
+        }))
+    }
+
+    async fn confirm(&mut self, position: usize) -> Result<(), Fault> {
+        *lock(&self.confirmed) = position;
+        Ok(())
+    }
+}
+
+/// A log in memory that outlives its publishers and readers.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryLog {
+    inner: Arc<LogInner>,
+}
+
+#[derive(Debug, Default)]
+struct LogInner {
+    state: Mutex<LogState>,
+    grown: Notify,
+}
+
+#[derive(Debug, Default)]
+struct LogState {
+    entries: Vec<Arc<Batch>>,
+    floor: u64,
+    ended: bool,
+    /// What happens to the next messages; stored when there is no plan.
+    plan: VecDeque<Arrival>,
+}
+
+/// What becomes of a message that is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// It is stored and acknowledged.
+    Stored,
+    /// It is lost.
+    Lost,
+    /// It is stored, but its acknowledgment is lost.
+    Unacknowledged,
+}
+
+impl MemoryLog {
+    /// Plans what becomes of the next messages.
+    pub fn plan(&self, arrivals: impl IntoIterator<Item = Arrival>) {
+        lock(&self.inner.state).plan.extend(arrivals);
+    }
+
+    /// Says that nothing more will be published: readers come to an end.
+    pub fn end(&self) {
+        lock(&self.inner.state).ended = true;
+        self.inner.grown.notify_waiters();
+    }
+
+    /// The stored batches, oldest first.
+    pub fn entries(&self) -> Vec<Arc<Batch>> {
+        lock(&self.inner.state).entries.clone()
+    }
+
+    /// A reader that starts behind the committed floor.
+    pub fn reader(&self) -> MemoryReader {
+        let next = lock(&self.inner.state).floor;
+        MemoryReader {
+            log: self.clone(),
+            next,
+        }
+    }
+}
+
+impl MessageSink for MemoryLog {
+    type Receipt = Ready<Result<(), Fault>>;
+
+    async fn publish(&mut self, batch: &Arc<Batch>, _: u64) -> Result<Self::Receipt, Fault> {
+        let mut state = lock(&self.inner.state);
+        let arrival = state.plan.pop_front().unwrap_or(Arrival::Stored);
+        if arrival != Arrival::Lost {
+            state.entries.push(Arc::clone(batch));
+            self.inner.grown.notify_waiters();
+        }
+        Ok(ready(match arrival {
+            Arrival::Stored => Ok(()),
+            Arrival::Lost | Arrival::Unacknowledged => Err(Fault::retry("no acknowledgment")),
+        }))
+    }
+}
+
+/// Reads a [`MemoryLog`].
+#[derive(Debug)]
+pub struct MemoryReader {
+    log: MemoryLog,
+    next: u64,
+}
+
+impl MessageSource for MemoryReader {
+    async fn next(&mut self) -> Result<Option<Delivery>, Fault> {
+        loop {
+            let grown = self.log.inner.grown.notified();
+            tokio::pin!(grown);
+            grown.as_mut().enable();
+            {
+                let state = lock(&self.log.inner.state);
+                if let Some(batch) = state.entries.get(self.next as usize) {
+                    self.next += 1;
+                    let payload = Payload::Batch(Arc::clone(batch));
+                    return Ok(Some(Delivery {
+                        sequence: self.next,
+                        payload,
+                    }));
+                }
+                if state.ended {
+                    return Ok(None);
+                }
+            }
+            grown.await;
+        }
+    }
+
+    async fn commit(&mut self, floor: u64) -> Result<(), Fault> {
+        lock(&self.log.inner.state).floor = floor;
+        Ok(())
+    }
+
+    async fn close(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn tenure(&self) -> Tenure {
+        Tenure::unlimited()
+    }
+}
+
+/// A target in memory that compares external versions as search engines do, and keeps its
+/// tombstones unless told to forget them.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryStore {
+    inner: Arc<Mutex<StoreState>>,
+}
+
+type Place = (IndexName, String, Option<String>);
+
+#[derive(Debug, Default)]
+struct StoreState {
+    documents: BTreeMap<Place, (Version, Option<Bytes>)>,
+    defined: Vec<IndexName>,
+    letters: Vec<DeadLetter>,
+    plan: VecDeque<Answer>,
+}
+
+/// What the store answers to one change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It is written if its version allows.
+    Written,
+    /// It is not written now.
+    Busy,
+    /// It is never written.
+    Refused,
+}
+
+impl MemoryStore {
+    /// Plans the answers to the next changes.
+    pub fn plan(&self, answers: impl IntoIterator<Item = Answer>) {
+        lock(&self.inner).plan.extend(answers);
+    }
+
+    /// The documents that exist: index, id, routing and bytes.
+    pub fn documents(&self) -> BTreeMap<Place, Bytes> {
+        let state = lock(&self.inner);
+        let live = state.documents.iter();
+        live.filter_map(|(place, (_, document))| Some((place.clone(), document.clone()?)))
+            .collect()
+    }
+
+    /// The dead letters.
+    pub fn letters(&self) -> Vec<DeadLetter> {
+        lock(&self.inner).letters.clone()
+    }
+
+    /// The indices that were defined, in order.
+    pub fn defined(&self) -> Vec<IndexName> {
+        lock(&self.inner).defined.clone()
+    }
+
+    /// Forgets that documents were ever deleted, as a search engine does sooner or later.
+    pub fn forget_tombstones(&self) {
+        lock(&self.inner)
+            .documents
+            .retain(|_, (_, document)| document.is_some());
+    }
+}
+
+impl StoreState {
+    fn write(&mut self, index: &IndexName, change: &Change) -> Outcome {
+        match self.plan.pop_front().unwrap_or(Answer::Written) {
+            Answer::Busy => return Outcome::Retry("busy".to_owned()),
+            Answer::Refused => return Outcome::Refused("refused".to_owned()),
+            Answer::Written => {}
+        }
+        let routing = change.routing.as_deref().map(str::to_owned);
+        let place = (index.clone(), change.id.to_string(), routing);
+        let document = change
+            .document()
+            .map(|d| Bytes::copy_from_slice(d.as_bytes()));
+        if let Some((held, _)) = self.documents.get(&place) {
+            let conflict = match change.action {
+                Action::Delete => *held > change.version,
+                Action::Index(_) | Action::Update(_) => *held >= change.version,
+            };
+            if conflict {
+                return Outcome::AlreadyApplied;
+            }
+        }
+        self.documents.insert(place, (change.version, document));
+        Outcome::Applied
+    }
+}
+
+impl Writer for MemoryStore {
+    async fn write(
+        &self,
+        index: &IndexName,
+        changes: &[&Change],
+        _: Option<Duration>,
+    ) -> Result<Vec<Outcome>, Fault> {
+        tokio::task::yield_now().await;
+        let mut state = lock(&self.inner);
+        Ok(changes
+            .iter()
+            .map(|change| state.write(index, change))
+            .collect())
+    }
+
+    async fn define(&self, index: &IndexName, _: &IndexDefinition) -> Result<(), Fault> {
+        lock(&self.inner).defined.push(index.clone());
+        Ok(())
+    }
+}
+
+impl DeadLetters for MemoryStore {
+    async fn park(&self, letter: DeadLetter) -> Result<(), Fault> {
+        lock(&self.inner).letters.push(letter);
+        Ok(())
+    }
+}

@@ -1,0 +1,277 @@
+//! One of several writers side by side. All changes of a document go through the same lane, one bulk
+//! after the other, so that they reach the target in the log's order.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+    time::Duration,
+};
+
+use model::{Batch, Change, IndexName};
+use runtime::backoff::Backoff;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{ApplyOptions, DeadLetter, DeadLetters, Fault, Observer, Outcome, Tenure, Writer};
+
+/// The changes of one log entry that belong to one lane.
+pub(crate) struct Part {
+    pub(crate) sequence: u64,
+    pub(crate) batch: Arc<Batch>,
+    /// Which of the batch's changes.
+    pub(crate) picks: Vec<u32>,
+    pub(crate) bytes: usize,
+}
+
+pub(crate) struct Lane<W, D, O> {
+    pub(crate) writer: Arc<W>,
+    pub(crate) dead_letters: Arc<D>,
+    pub(crate) observer: Arc<O>,
+    pub(crate) tenure: Tenure,
+    pub(crate) options: ApplyOptions,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// Why a lane stops before its work is done.
+enum Stop {
+    Failed(Fault),
+    /// The process is ending and the target does not answer; the rest stays in the log.
+    GivenUp,
+}
+
+/// A change in a bulk.
+#[derive(Clone, Copy)]
+struct Item<'a> {
+    part: &'a Part,
+    change: &'a Change,
+}
+
+impl<W: Writer, D: DeadLetters, O: Observer> Lane<W, D, O> {
+    /// Writes what comes until the channel closes, and reports every part that is done.
+    pub(crate) async fn run(
+        self,
+        mut parts: mpsc::Receiver<Part>,
+        settled: mpsc::Sender<u64>,
+    ) -> Result<(), Fault> {
+        while let Some(parts) = self.gather(&mut parts).await {
+            match self.write(&parts).await {
+                Ok(()) => {}
+                Err(Stop::GivenUp) => return Ok(()),
+                Err(Stop::Failed(fault)) => return Err(fault),
+            }
+            for part in parts {
+                if settled.send(part.sequence).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what is there, up to a bulk's limits, and waits a moment for more. While a bulk is
+    /// under way the next one grows, so a busy lane writes large ones without waiting.
+    async fn gather(&self, incoming: &mut mpsc::Receiver<Part>) -> Option<Vec<Part>> {
+        let first = incoming.recv().await?;
+        let (mut count, mut bytes) = (first.picks.len(), first.bytes);
+        let mut parts = vec![first];
+        let deadline = Instant::now() + self.options.linger;
+        while count < self.options.bulk_count && bytes < self.options.bulk_bytes {
+            let Ok(Some(part)) = timeout_at(deadline, incoming.recv()).await else {
+                break;
+            };
+            count += part.picks.len();
+            bytes += part.bytes;
+            parts.push(part);
+        }
+        Some(parts)
+    }
+
+    async fn write(&self, parts: &[Part]) -> Result<(), Stop> {
+        for (index, items) in by_index(parts) {
+            let (newest, superseded) = newest_of_each(parts.len(), items);
+            for bulk in self.bulks(&newest) {
+                self.write_bulk(index, bulk).await?;
+            }
+            for item in superseded {
+                self.observer
+                    .settled(&item.part.batch, item.change, &Outcome::AlreadyApplied);
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts the changes of an index into bulks within the limits.
+    fn bulks<'a, 'b>(&self, items: &'b [Item<'a>]) -> Vec<&'b [Item<'a>]> {
+        let mut bulks = Vec::new();
+        let (mut start, mut bytes) = (0, 0);
+        for (at, item) in items.iter().enumerate() {
+            let full = at - start >= self.options.bulk_count || bytes >= self.options.bulk_bytes;
+            if full {
+                bulks.push(&items[start..at]);
+                (start, bytes) = (at, 0);
+            }
+            bytes += item.change.size();
+        }
+        bulks.push(&items[start..]);
+        bulks
+    }
+
+    /// Writes a bulk until every change in it has a final outcome; only what failed is sent again.
+    async fn write_bulk(&self, index: &IndexName, bulk: &[Item<'_>]) -> Result<(), Stop> {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
+        let mut pending = bulk.to_vec();
+        let mut retried = false;
+        while !pending.is_empty() {
+            let changes: Vec<&Change> = pending.iter().map(|item| item.change).collect();
+            let deadline = self.deadline()?;
+            let reason = match self.writer.write(index, &changes, deadline).await {
+                Ok(outcomes) => self.settle(index, &mut pending, outcomes).await?,
+                Err(fault) if fault.is_retryable() => Some(fault.to_string()),
+                Err(fault) => return Err(Stop::Failed(fault)),
+            };
+            if let Some(reason) = reason {
+                retried = true;
+                self.pause("write", &reason, &mut backoff).await?;
+            }
+        }
+        if retried {
+            self.observer.recovered("write");
+        }
+        Ok(())
+    }
+
+    /// Takes the settled changes out of `pending`; returns why the first of the rest has to wait.
+    async fn settle(
+        &self,
+        index: &IndexName,
+        pending: &mut Vec<Item<'_>>,
+        outcomes: Vec<Outcome>,
+    ) -> Result<Option<String>, Stop> {
+        assert_eq!(
+            outcomes.len(),
+            pending.len(),
+            "a writer answers for every change"
+        );
+        let mut unsettled = Vec::new();
+        let mut reason = None;
+        for (item, outcome) in pending.drain(..).zip(outcomes) {
+            match &outcome {
+                Outcome::Retry(why) => {
+                    reason.get_or_insert_with(|| why.clone());
+                    unsettled.push(item);
+                    continue;
+                }
+                Outcome::Refused(why) => self.park(index, item, why).await?,
+                Outcome::Applied | Outcome::AlreadyApplied => {}
+            }
+            self.observer
+                .settled(&item.part.batch, item.change, &outcome);
+        }
+        *pending = unsettled;
+        Ok(reason)
+    }
+
+    async fn park(&self, index: &IndexName, item: Item<'_>, reason: &str) -> Result<(), Stop> {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
+        loop {
+            let letter = DeadLetter {
+                sequence: item.part.sequence,
+                index: index.to_string(),
+                change: Some(item.change.clone()),
+                body: bytes::Bytes::new(),
+                reason: reason.to_owned(),
+            };
+            match self.dead_letters.park(letter).await {
+                Ok(()) => return Ok(()),
+                Err(fault) if fault.is_retryable() => {
+                    self.pause("dead letter", &fault.to_string(), &mut backoff)
+                        .await?;
+                }
+                Err(fault) => return Err(Stop::Failed(fault)),
+            }
+        }
+    }
+
+    async fn pause(
+        &self,
+        what: &'static str,
+        reason: &str,
+        backoff: &mut Backoff,
+    ) -> Result<(), Stop> {
+        let pause = backoff.next_delay();
+        self.observer.retrying(what, &reason, pause);
+        tokio::select! {
+            () = self.shutdown.cancelled() => Err(Stop::GivenUp),
+            () = tokio::time::sleep(pause) => Ok(()),
+        }
+    }
+
+    /// How long the next bulk may take, so that it is over before the reader's tenure is.
+    fn deadline(&self) -> Result<Option<Duration>, Stop> {
+        match self.tenure.remaining() {
+            Some(Duration::ZERO) => Err(Stop::Failed(Fault::fatal(
+                "this reader's lease has run out and could not be renewed in time; \
+                 another one may be active now",
+            ))),
+            remaining => Ok(remaining),
+        }
+    }
+}
+
+/// The changes of all parts, sorted by index; within an index they stay in order.
+fn by_index(parts: &[Part]) -> Vec<(&IndexName, Vec<Item<'_>>)> {
+    let mut groups: Vec<(&IndexName, Vec<Item<'_>>)> = Vec::new();
+    for part in parts {
+        let index = &part.batch.index;
+        let at = match groups.iter().position(|(name, _)| *name == index) {
+            Some(at) => at,
+            None => {
+                groups.push((index, Vec::new()));
+                groups.len() - 1
+            }
+        };
+        let changes = part.batch.changes();
+        let items = part.picks.iter().map(|pick| Item {
+            part,
+            change: &changes[*pick as usize],
+        });
+        groups[at].1.extend(items);
+    }
+    groups
+}
+
+/// Keeps only the newest change of each document: one request must not hold two, because if only the
+/// older failed and was sent again, it would come after the newer. Returns the rest apart.
+///
+/// The newest is the one with the highest version, and among equals the last in the log: a
+/// repetition after a failure can put an old change behind a newer one.
+fn newest_of_each<'a>(parts: usize, items: Vec<Item<'a>>) -> (Vec<Item<'a>>, Vec<Item<'a>>) {
+    if parts == 1 {
+        return (items, Vec::new()); // a document occurs only once in a batch
+    }
+    let mut newest: Vec<Item<'a>> = Vec::with_capacity(items.len());
+    let mut superseded = Vec::new();
+    let mut places: HashMap<(&str, Option<&str>), usize> = HashMap::with_capacity(items.len());
+    for item in items {
+        let key = (item.change.id.as_str(), item.change.routing.as_deref());
+        match places.entry(key) {
+            Entry::Vacant(place) => {
+                place.insert(newest.len());
+                newest.push(item);
+            }
+            Entry::Occupied(place) => {
+                let held = &mut newest[*place.get()];
+                let older = if item.change.version >= held.change.version {
+                    std::mem::replace(held, item)
+                } else {
+                    item
+                };
+                superseded.push(older);
+            }
+        }
+    }
+    (newest, superseded)
+}

@@ -1,0 +1,231 @@
+//! The traits at which parts can be exchanged. Their documentation is the contract.
+
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use model::{Batch, Change, IndexDefinition, IndexName};
+use tokio::sync::watch;
+
+use crate::Fault;
+
+/// Where changes come from.
+///
+/// **Order.** Batches of one partition ([`model::Origin::partition`]) come in the partition's order.
+/// A definition of an index comes before its first changes.
+/// **Duplicates.** After a restart a source starts behind the last confirmed position and may yield
+/// batches again.
+/// **Durability.** The source may forget what is below a confirmed position, and nothing above it.
+pub trait ChangeSource: Send {
+    /// Says how far a partition has come; only the source itself understands it.
+    type Position: Clone + Send;
+
+    /// Waits for the next batch; `None` when the source has come to its end for good.
+    ///
+    /// Cancel safe: a batch is not lost when the future is dropped before it is ready.
+    fn next(
+        &mut self,
+    ) -> impl Future<Output = Result<Option<Captured<Self::Position>>, Fault>> + Send;
+
+    /// Takes back a position: everything the source has yielded up to and including the batch it
+    /// came with is durable downstream. Positions come back in the order they were yielded, one by one:
+    /// a source for which storing a position is dear stores the last of several.
+    fn confirm(
+        &mut self,
+        position: Self::Position,
+    ) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+/// A batch and the position that is reached with it.
+#[derive(Debug, Clone)]
+pub struct Captured<P> {
+    /// What changed. Empty where the source has only come further.
+    pub batch: Arc<Batch>,
+    /// What to confirm once the batch is durable.
+    pub position: P,
+}
+
+/// The writing end of a log.
+pub trait MessageSink: Send {
+    /// Resolves when the log has the batch durably, or says why not.
+    type Receipt: Future<Output = Result<(), Fault>> + Send + Unpin;
+
+    /// Appends a batch. Batches enter the log in the order of the calls; several may be under way.
+    ///
+    /// `attempt` rises by one whenever the caller starts over after a failure. It has to make the
+    /// message's id new: a log that deduplicates ids must not drop the repetition, because an older
+    /// batch may have been stored in between.
+    fn publish(
+        &mut self,
+        batch: &Arc<Batch>,
+        attempt: u64,
+    ) -> impl Future<Output = Result<Self::Receipt, Fault>> + Send;
+}
+
+/// The reading end of a log.
+///
+/// One reader is active at a time. It sees the log in order from its floor + 1; nothing it has seen
+/// comes again before it starts anew.
+pub trait MessageSource: Send {
+    /// Waits for the next entry; `None` when the log has ended for good. Cancel safe.
+    fn next(&mut self) -> impl Future<Output = Result<Option<Delivery>, Fault>> + Send;
+
+    /// Moves the floor: everything up to and including `floor` is settled. The move may be stored a
+    /// little later; a reader that starts from an older floor only repeats work. Fails for good when
+    /// another reader has taken over.
+    fn commit(&mut self, floor: u64) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// Stores the last committed floor now and lets the next reader begin at once.
+    fn close(&mut self) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// Until when this reader may act on what it has read.
+    fn tenure(&self) -> Tenure;
+}
+
+/// An entry of a log.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// Its number. Numbers rise, with gaps.
+    pub sequence: u64,
+    /// What it says.
+    pub payload: Payload,
+}
+
+/// What an entry of a log says.
+#[derive(Debug, Clone)]
+pub enum Payload {
+    /// A batch.
+    Batch(Arc<Batch>),
+    /// Something that cannot be read.
+    Unreadable {
+        /// Under which subject it stood.
+        subject: String,
+        /// Why it cannot be read.
+        reason: String,
+        /// Its body as it is.
+        body: Bytes,
+    },
+    /// Nothing for this reader up to here.
+    Nothing,
+}
+
+/// How long a reader may still act. A bulk must be answered before it ends, so that a reader that
+/// was paused and replaced cannot write over its successor.
+#[derive(Debug, Clone)]
+pub struct Tenure(Option<watch::Receiver<Instant>>);
+
+impl Tenure {
+    /// A tenure that nobody can take away: the reader is alone by construction.
+    pub fn unlimited() -> Tenure {
+        Tenure(None)
+    }
+
+    /// A tenure that ends at the instant last sent.
+    pub fn until(end: watch::Receiver<Instant>) -> Tenure {
+        Tenure(Some(end))
+    }
+
+    /// What is left of it; `None` when it has no end.
+    pub fn remaining(&self) -> Option<Duration> {
+        let end = *self.0.as_ref()?.borrow();
+        Some(end.saturating_duration_since(Instant::now()))
+    }
+}
+
+/// Where changes are written.
+///
+/// Called by several lanes at once, never twice at once for the same document.
+pub trait Writer: Send + Sync + 'static {
+    /// Writes changes of one index, no document twice, and says for each what became of it. An error
+    /// is about the whole call: nothing is known to be written. Must return within `deadline`.
+    fn write(
+        &self,
+        index: &IndexName,
+        changes: &[&Change],
+        deadline: Option<Duration>,
+    ) -> impl Future<Output = Result<Vec<Outcome>, Fault>> + Send;
+
+    /// Makes the index ready for its first document. An index that exists is left alone.
+    fn define(
+        &self,
+        index: &IndexName,
+        definition: &IndexDefinition,
+    ) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was written.
+    Applied,
+    /// The target already held this version or a newer one.
+    AlreadyApplied,
+    /// Not now: the target was busy or unavailable, for the reason given.
+    Retry(String),
+    /// Never: the target refuses this document, for the reason given.
+    Refused(String),
+}
+
+/// What happens to a change that is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes on.
+    Keep,
+    /// It ends here.
+    Drop,
+}
+
+/// Decides which changes go on. Pure: the same change always gets the same verdict.
+pub trait Filter: Send + Sync {
+    /// The verdict on one change of an index.
+    fn evaluate(&self, index: &IndexName, change: &Change) -> Verdict;
+}
+
+/// Where changes go that the target refuses.
+pub trait DeadLetters: Send + Sync + 'static {
+    /// Keeps a letter durably. The floor moves past the change only after this.
+    fn park(&self, letter: DeadLetter) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+/// A change that could not be written, with the reason.
+#[derive(Debug, Clone)]
+pub struct DeadLetter {
+    /// The entry of the log it came from.
+    pub sequence: u64,
+    /// The index, or the subject where even that could not be read.
+    pub index: String,
+    /// The change; `None` where the entry could not be read.
+    pub change: Option<Change>,
+    /// The original bytes where the entry could not be read.
+    pub body: Bytes,
+    /// Why.
+    pub reason: String,
+}
+
+/// Is told what the loops do: metrics, progress bars and benchmarks hang here. Called on the hot
+/// path, so it must return at once.
+pub trait Observer: Send + Sync + 'static {
+    /// The log has this batch.
+    fn published(&self, _batch: &Batch) {}
+
+    /// A change of a batch was answered for; the outcome is never `Retry`. A change that a newer one
+    /// in the same bulk made superfluous counts as `AlreadyApplied`.
+    fn settled(&self, _batch: &Batch, _change: &Change, _outcome: &Outcome) {}
+
+    /// Something failed and is tried again after a pause.
+    fn retrying(&self, _what: &'static str, _reason: &dyn std::fmt::Display, _pause: Duration) {}
+
+    /// What failed has worked again.
+    fn recovered(&self, _what: &'static str) {}
+
+    /// The loop has come round, with or without work. Called at least every few seconds.
+    fn alive(&self) {}
+
+    /// How much has been read and is not settled yet, in entries and bytes.
+    fn in_flight(&self, _entries: usize, _bytes: usize) {}
+}
+
+impl Observer for () {}

@@ -1,0 +1,266 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+//! The two loops against the fakes: whatever fails and whoever dies, the target ends up equal.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use model::{
+    Action, Batch, Change, Content, Document, DocumentId, Epoch, IndexName, Origin, Version,
+};
+use pipeline::{
+    ApplyOptions, PublishOptions, apply, channel,
+    fake::{Answer, Arrival, MemoryLog, MemoryStore, ScriptedSource},
+    publish,
+};
+use proptest::prelude::*;
+use tokio_util::sync::CancellationToken;
+
+const INDEX: &str = "movies";
+
+fn change(id: u64, position: u64, delete: bool) -> Change {
+    let document = format!("{{\"n\":{position}}}");
+    Change {
+        id: DocumentId::try_from(id.to_string().as_str()).unwrap(),
+        routing: None,
+        version: Version::new(Epoch(0), position).unwrap(),
+        action: match delete {
+            true => Action::Delete,
+            false => Action::Index(Document::from_json(document.into())),
+        },
+    }
+}
+
+fn batch(changes: Vec<Change>) -> Batch {
+    Batch {
+        index: IndexName::try_from(INDEX).unwrap(),
+        origin: Origin::now("scripted".into()),
+        content: Content::Changes(changes),
+    }
+}
+
+/// A random history over a few documents, in batches in which no document occurs twice.
+fn history(seed: u64) -> Vec<Batch> {
+    let mut dice = fastrand::Rng::with_seed(seed);
+    let mut position = 0;
+    let mut batches = Vec::new();
+    for _ in 0..dice.usize(1..30) {
+        let mut ids: Vec<u64> = (0..8).collect();
+        dice.shuffle(&mut ids);
+        ids.truncate(dice.usize(0..6));
+        let changes = ids.into_iter().map(|id| {
+            position += 1;
+            change(id, position, dice.u8(0..4) == 0)
+        });
+        batches.push(batch(changes.collect()));
+    }
+    batches
+}
+
+/// What must be at the target in the end.
+fn truth(batches: &[Batch]) -> BTreeMap<String, Bytes> {
+    let mut documents = BTreeMap::new();
+    for change in batches.iter().flat_map(|batch| batch.changes()) {
+        match change.document() {
+            Some(d) => {
+                documents.insert(change.id.to_string(), Bytes::copy_from_slice(d.as_bytes()))
+            }
+            None => documents.remove(change.id.as_str()),
+        };
+    }
+    documents
+}
+
+fn found(store: &MemoryStore) -> BTreeMap<String, Bytes> {
+    store
+        .documents()
+        .into_iter()
+        .map(|((_, id, _), document)| (id, document))
+        .collect()
+}
+
+fn options(dice: &mut fastrand::Rng) -> ApplyOptions {
+    ApplyOptions {
+        lanes: dice.usize(1..5),
+        bulk_count: dice.usize(1..10),
+        entries: dice.usize(1..20),
+        ..ApplyOptions::default()
+    }
+}
+
+/// Both ends are killed at random moments, messages and acknowledgments get lost, the store is busy
+/// and forgets its tombstones; then everything is left to finish.
+async fn survive(seed: u64) {
+    let mut dice = fastrand::Rng::with_seed(seed);
+    let batches = history(seed);
+    let expected = truth(&batches);
+    let source = ScriptedSource::new(batches);
+    let log = MemoryLog::default();
+    let store = MemoryStore::default();
+    let (never, window) = (CancellationToken::new(), PublishOptions::default());
+
+    for _ in 0..dice.usize(0..8) {
+        log.plan((0..dice.usize(0..6)).map(|_| {
+            *dice
+                .choice([Arrival::Stored, Arrival::Lost, Arrival::Unacknowledged].iter())
+                .unwrap()
+        }));
+        store.plan((0..dice.usize(0..10)).map(|_| match dice.bool() {
+            true => Answer::Written,
+            false => Answer::Busy,
+        }));
+        let life = Duration::from_millis(dice.u64(0..400));
+        let (mut source, mut sink, mut reader) = (source.restarted(), log.clone(), log.reader());
+        let publishing = publish(&mut source, &mut sink, &window, &(), &never);
+        let applying = apply(
+            &mut reader,
+            Arc::new(store.clone()),
+            Arc::new(store.clone()),
+            Arc::new(()),
+            options(&mut dice),
+            &never,
+        );
+        // Dropping the futures in the middle is the crash.
+        let _crashed =
+            tokio::time::timeout(life, async { tokio::join!(publishing, applying) }).await;
+        if dice.bool() {
+            store.forget_tombstones();
+        }
+    }
+
+    let mut restarted = source.restarted();
+    publish(
+        &mut restarted,
+        &mut log.clone(),
+        &PublishOptions::default(),
+        &(),
+        &never,
+    )
+    .await
+    .expect("the log takes everything");
+    log.end();
+    let store = Arc::new(store);
+    apply(
+        &mut log.reader(),
+        store.clone(),
+        store.clone(),
+        Arc::new(()),
+        options(&mut dice),
+        &never,
+    )
+    .await
+    .expect("the store takes everything");
+    assert_eq!(found(&store), expected, "seed {seed}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn whatever_crashes_or_gets_lost_the_target_ends_up_equal(seed: u64) {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap()
+            .block_on(survive(seed));
+    }
+}
+
+/// Runs a whole copy through a channel.
+async fn copy(batches: Vec<Batch>, store: &MemoryStore) -> ScriptedSource {
+    let source = ScriptedSource::new(batches);
+    let (mut sink, mut reader) = channel(4);
+    let never = CancellationToken::new();
+    let (mut reading, store) = (source.clone(), Arc::new(store.clone()));
+    let publishing = async {
+        let published = publish(
+            &mut reading,
+            &mut sink,
+            &PublishOptions::default(),
+            &(),
+            &never,
+        )
+        .await;
+        drop(sink);
+        published
+    };
+    let applying = apply(
+        &mut reader,
+        store.clone(),
+        store.clone(),
+        Arc::new(()),
+        ApplyOptions::default(),
+        &never,
+    );
+    let (published, applied) = tokio::join!(publishing, applying);
+    published.unwrap();
+    applied.unwrap();
+    source
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_in_one_process_confirms_everything_once_the_target_has_it() {
+    let store = MemoryStore::default();
+    let batches = history(7);
+    let (expected, count) = (truth(&batches), batches.len());
+    let source = copy(batches, &store).await;
+    assert_eq!(found(&store), expected);
+    assert_eq!(source.confirmed(), count);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_change_is_parked_with_its_reason_and_the_rest_goes_on() {
+    let store = MemoryStore::default();
+    store.plan([Answer::Written, Answer::Refused, Answer::Written]);
+    let changes = (1..=3).map(|n| change(n, n, false)).collect();
+    let store_options = vec![batch(changes)];
+    copy(store_options, &store).await;
+    let letters = store.letters();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].reason, "refused");
+    assert_eq!(found(&store).len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unacknowledged_batch_is_published_again_with_all_that_came_after_it() {
+    let log = MemoryLog::default();
+    log.plan([Arrival::Stored, Arrival::Unacknowledged]);
+    let mut source =
+        ScriptedSource::new((1..=4).map(|n| batch(vec![change(n, n, false)])).collect());
+    let never = CancellationToken::new();
+    publish(
+        &mut source,
+        &mut log.clone(),
+        &PublishOptions::default(),
+        &(),
+        &never,
+    )
+    .await
+    .unwrap();
+    let order: Vec<u64> = log
+        .entries()
+        .iter()
+        .map(|b| b.changes()[0].version.position())
+        .collect();
+    let tail = &order[order.len() - 3..];
+    assert_eq!(tail, [2, 3, 4], "the log has {order:?}");
+    assert_eq!(source.confirmed(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_bulk_holds_two_changes_of_one_document() {
+    let store = MemoryStore::default();
+    // The older change fails first. Were both in one bulk, it would be sent again after the newer
+    // delete; with the tombstone forgotten in between, the document would return.
+    store.plan([Answer::Busy]);
+    copy(
+        vec![
+            batch(vec![change(1, 1, false)]),
+            batch(vec![change(1, 2, true)]),
+        ],
+        &store,
+    )
+    .await;
+    store.forget_tombstones();
+    assert!(store.documents().is_empty());
+}

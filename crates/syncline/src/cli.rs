@@ -1,0 +1,108 @@
+//! The commands there are, and how their flags become a run.
+
+use std::{ffi::OsString, fmt::Write, process::ExitCode};
+
+use clap::{Args, Command, FromArgMatches};
+use config::{Resolved, Resolver};
+use runtime::exit::Exit;
+
+use crate::{program, sync, up};
+
+/// The sections a configuration file may have: one for each command that runs for long.
+pub(crate) const SECTIONS: &[&str] = &["es-watcher", "es-writer", "nats-server", "up", "sync"];
+
+/// A command of the program.
+pub(crate) struct Entry {
+    pub(crate) name: &'static str,
+    about: &'static str,
+    run: fn(&'static str, Vec<OsString>) -> ExitCode,
+}
+
+const COMMANDS: &[Entry] = &[
+    Entry {
+        name: "sync",
+        about: "Copies indices from one cluster to another; --follow keeps them equal",
+        run: |name, argv| start::<sync::Args>(name, argv, |args| program::command(sync::run(args))),
+    },
+    Entry {
+        name: "up",
+        about: "Runs watcher, embedded nats-server and writer as one program",
+        run: |name, argv| start::<up::Args>(name, argv, up::run),
+    },
+    Entry {
+        name: "es-watcher",
+        about: "Watches a source cluster and publishes its changes to NATS",
+        run: |name, argv| start::<program::Service<es_watcher::Args>>(name, argv, program::watcher),
+    },
+    Entry {
+        name: "es-writer",
+        about: "Reads changes from NATS and writes them into a target cluster",
+        run: |name, argv| start::<program::Service<es_writer::Args>>(name, argv, program::writer),
+    },
+    Entry {
+        name: "nats-gateway",
+        about: "Filters and transforms between streams (not in this release)",
+        run: |name, _| {
+            eprintln!(
+                "error: {name} is not part of this release; es-watcher and es-writer work without it"
+            );
+            Exit::Usage.into()
+        },
+    },
+];
+
+/// The command of that name.
+pub(crate) fn find(name: &str) -> Option<&'static Entry> {
+    COMMANDS.iter().find(|entry| entry.name == name)
+}
+
+/// Runs a command; `argv` starts with its name.
+pub(crate) fn run(entry: &'static Entry, argv: Vec<OsString>) -> ExitCode {
+    (entry.run)(entry.name, argv)
+}
+
+/// What `syncline help` prints.
+pub(crate) fn overview() -> String {
+    let mut text = String::from(
+        "Keeps search clusters exactly equal to their sources.\n\n\
+         Usage: syncline <COMMAND> [OPTIONS]\n\nCommands:\n",
+    );
+    for entry in COMMANDS {
+        writeln!(text, "  {:<14}{}", entry.name, entry.about)
+            .expect("writing to a String cannot fail");
+    }
+    text.push_str("\n`syncline COMMAND --help` lists a command's options.\n");
+    text
+}
+
+/// Resolves the flags of a command and starts it.
+fn start<A: Args + FromArgMatches>(
+    name: &'static str,
+    argv: Vec<OsString>,
+    run: impl FnOnce(A) -> ExitCode,
+) -> ExitCode {
+    let command = A::augment_args(Command::new(name)).version(env!("CARGO_PKG_VERSION"));
+    let resolved: Resolved<A> = match Resolver::new(name, with_ports(name, command))
+        .sections(SECTIONS)
+        .resolve(argv)
+    {
+        Ok(resolved) => resolved,
+        Err(error) => return ExitCode::from(error.report()),
+    };
+    if resolved.check_config {
+        print!("{}", resolved.to_yaml());
+        return ExitCode::SUCCESS;
+    }
+    run(resolved.args)
+}
+
+/// Gives each service an admin port of its own, so that all can run on one machine.
+pub(crate) fn with_ports(name: &str, command: Command) -> Command {
+    let port = match name {
+        "es-watcher" => "127.0.0.1:8081",
+        "es-writer" => "127.0.0.1:8082",
+        "up" => "127.0.0.1:8083",
+        _ => return command,
+    };
+    command.mut_arg("admin_listen", |arg| arg.default_value(port))
+}

@@ -1,0 +1,48 @@
+//! The one program: `syncline <command>`, and the services by the names they are called with
+//! (`es-watcher` as a link to `syncline`).
+
+mod cli;
+mod program;
+mod progress;
+mod sync;
+mod up;
+
+use std::{ffi::OsString, path::Path, process::ExitCode};
+
+fn main() -> ExitCode {
+    let mut argv: Vec<OsString> = std::env::args_os().collect();
+    let called = argv.first().map(Path::new).and_then(Path::file_name);
+    let called = called.and_then(|name| name.to_str()).unwrap_or_default();
+    // A link's name is the command; for the program itself the first argument is.
+    if let Some(command) = cli::find(called) {
+        return cli::run(command, argv);
+    }
+    match argv
+        .get(1)
+        .and_then(|word| word.to_str())
+        .map(str::to_owned)
+    {
+        None => {
+            eprint!("{}", cli::overview());
+            runtime::exit::Exit::Usage.into()
+        }
+        Some(word) if matches!(word.as_str(), "help" | "--help" | "-h") => {
+            print!("{}", cli::overview());
+            ExitCode::SUCCESS
+        }
+        Some(word) if matches!(word.as_str(), "version" | "--version" | "-V") => {
+            println!("syncline {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        Some(word) => match cli::find(&word) {
+            Some(command) => {
+                argv.remove(0);
+                cli::run(command, argv)
+            }
+            None => {
+                eprintln!("error: there is no command {word:?}; `syncline help` lists them");
+                runtime::exit::Exit::Usage.into()
+            }
+        },
+    }
+}

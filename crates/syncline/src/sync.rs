@@ -1,0 +1,294 @@
+//! `syncline sync SOURCE TARGET`: source and writer joined in one process, with nothing between.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use comfy_table::{CellAlignment, Table, presets};
+use config::{ByteSize, CommaList, Millis};
+use es_watcher::{Checkpoints, DiskStore, Owner, SearchSource, SourceOptions, SourceRefresh};
+use es_writer::{FileDeadLetters, SearchWriter};
+use model::IndexName;
+use pipeline::{ApplyOptions, Fault, PublishOptions, apply, channel, publish};
+use runtime::{
+    exit::{self, Exit},
+    telemetry::{self, LogFormat},
+};
+use search::{Client, IndexPatterns, SourceArgs, TargetArgs};
+use tokio_util::sync::CancellationToken;
+
+use crate::{program, progress::Progress};
+
+/// Batches that wait between source and writer.
+const CHANNEL: usize = 4;
+/// How often `--follow` says how far it is behind.
+const LAG_EVERY: Duration = Duration::from_secs(10);
+
+/// Copies indices from one cluster to another; --follow keeps them equal.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Args {
+    /// Source hosts (comma-separated URLs).
+    #[arg(value_name = "SOURCE_URL")]
+    source: CommaList,
+    /// Target hosts (comma-separated URLs).
+    #[arg(value_name = "TARGET_URL")]
+    target: CommaList,
+    /// Index patterns to copy (comma-separated); -NAME excludes. Hidden indices and those that begin
+    /// with a dot have to be named.
+    #[arg(
+        long,
+        env = "INDEX_PATTERNS",
+        default_value = "*",
+        value_name = "PATTERNS",
+        allow_hyphen_values = true
+    )]
+    indices: IndexPatterns,
+    /// Stay when everything is copied, and copy every change.
+    #[arg(long)]
+    follow: bool,
+    /// Folder to remember positions in, so that an interrupted copy goes on where it was.
+    #[arg(long, env = "CHECKPOINT_PATH", value_name = "PATH")]
+    checkpoint_path: Option<PathBuf>,
+    /// Longest pause between two looks at the source while following.
+    #[arg(long, env = "POLL_INTERVAL", default_value = "100", value_name = "MS")]
+    poll_interval: Millis,
+    /// How changes become visible: force refreshes the source before each round, natural waits for
+    /// the index's own refresh.
+    #[arg(
+        long,
+        env = "SOURCE_REFRESH",
+        value_enum,
+        default_value = "force",
+        value_name = "HOW"
+    )]
+    source_refresh: SourceRefresh,
+    /// Most searches at the source at once.
+    #[arg(long, env = "MAX_SEARCHES", default_value = "4", value_name = "N")]
+    max_searches: usize,
+    /// Most changes in one bulk.
+    #[arg(long, env = "BATCH_SIZE", default_value = "1000", value_name = "N")]
+    batch_size: usize,
+    /// Size at which a bulk takes no further change.
+    #[arg(long, env = "BATCH_BYTES", default_value = "5MB", value_name = "SIZE")]
+    batch_bytes: ByteSize,
+    /// Bulks written side by side.
+    #[arg(long, env = "CONCURRENCY", default_value = "4", value_name = "N")]
+    concurrency: usize,
+    /// File for documents that the target refuses, with the reasons.
+    #[arg(
+        long,
+        env = "DEAD_LETTERS",
+        default_value = "syncline-dead-letters.ndjson",
+        value_name = "PATH"
+    )]
+    dead_letters: PathBuf,
+    /// Log level for details: error, warn, info, debug or trace.
+    #[arg(long, env = "LOG_LEVEL", default_value = "error", value_name = "LEVEL")]
+    log_level: String,
+    #[command(flatten)]
+    source_access: SourceArgs,
+    #[command(flatten)]
+    target_access: TargetArgs,
+}
+
+/// Why a copy fails.
+#[derive(Debug, thiserror::Error)]
+enum SyncError {
+    #[error("source: {0}")]
+    SourceArgs(search::ArgsError),
+    #[error("target: {0}")]
+    TargetArgs(search::ArgsError),
+    #[error("source: {0}")]
+    Source(search::Error),
+    #[error("target: {0}")]
+    Target(search::Error),
+    #[error(
+        "the source {0} and the target are the same cluster: a copy would overwrite its own source"
+    )]
+    Same(String),
+    #[error(transparent)]
+    Checkpoint(#[from] es_watcher::CheckpointError),
+    #[error(transparent)]
+    Pipeline(#[from] Fault),
+    #[error(transparent)]
+    Signals(#[from] std::io::Error),
+    #[error("{refused} documents were refused by the target and are in {file:?} with the reasons")]
+    Refused { refused: u64, file: PathBuf },
+}
+
+pub(crate) async fn run(args: Args) -> Exit {
+    if let Err(error) = telemetry::init(&args.log_level, LogFormat::Auto) {
+        exit::report(&error);
+        return Exit::Usage;
+    }
+    match copy(args).await {
+        Ok(()) => Exit::Success,
+        Err(error) => exit::report(&error),
+    }
+}
+
+async fn copy(args: Args) -> Result<(), SyncError> {
+    let source = args
+        .source_access
+        .client_config(&args.source)
+        .map_err(SyncError::SourceArgs)?;
+    let target = args
+        .target_access
+        .client_config(&args.target)
+        .map_err(SyncError::TargetArgs)?;
+    let source = search::connect(&source).await.map_err(SyncError::Source)?;
+    let target = search::connect(&target).await.map_err(SyncError::Target)?;
+    let cluster = &source.server().cluster_uuid;
+    if *cluster == target.server().cluster_uuid && !cluster.is_empty() {
+        return Err(SyncError::Same(source.server().cluster_name.clone()));
+    }
+    let progress = Arc::new(Progress::new(&totals(&source, &args.indices).await?));
+    let (_shutdown, token) = program::on_signals(Duration::from_secs(20))?;
+    let ended = join(&args, source, target, &progress, &token).await;
+    progress.finish();
+    print_summary(&progress);
+    if token.is_cancelled() {
+        eprintln!("stopped before the end: the target has a part of the source");
+    }
+    ended?;
+    let refused = progress
+        .summary()
+        .0
+        .iter()
+        .map(|(_, index)| index.refused)
+        .sum();
+    match refused {
+        0 => Ok(()),
+        refused => Err(SyncError::Refused {
+            refused,
+            file: args.dead_letters,
+        }),
+    }
+}
+
+/// How many documents each index has, for the bars.
+async fn totals(
+    source: &Client,
+    patterns: &IndexPatterns,
+) -> Result<Vec<(IndexName, u64)>, SyncError> {
+    let mut totals = Vec::new();
+    for index in source
+        .list_indices(patterns)
+        .await
+        .map_err(SyncError::Source)?
+    {
+        if index.uncapturable().is_none() {
+            let count = source.count(&index.name).await.map_err(SyncError::Source)?;
+            totals.push((index.name, count));
+        }
+    }
+    Ok(totals)
+}
+
+/// Joins source and writer until the source ends or a signal comes.
+async fn join(
+    args: &Args,
+    source: Client,
+    target: Client,
+    progress: &Arc<Progress>,
+    shutdown: &CancellationToken,
+) -> Result<(), SyncError> {
+    let checkpoints = match &args.checkpoint_path {
+        None => Checkpoints::in_memory(),
+        Some(path) => {
+            let owner = Owner {
+                cluster_uuid: source.server().cluster_uuid.clone(),
+                tenant: format!("sync into {}", target.server().cluster_uuid),
+                stream: None,
+            };
+            Checkpoints::on_disk(DiskStore::open(path, &owner)?)
+        }
+    };
+    let options = SourceOptions {
+        indices: args.indices.clone(),
+        poll_interval: args.poll_interval.into(),
+        refresh: args.source_refresh,
+        searches: args.max_searches,
+        follow: args.follow,
+    };
+    let mut source = SearchSource::start(source, options, checkpoints, progress.clone());
+    let (mut sink, mut reader) = channel(CHANNEL);
+    let window = PublishOptions::default();
+    let publishing = async {
+        let published = publish(&mut source, &mut sink, &window, progress.as_ref(), shutdown).await;
+        drop(sink); // the reader comes to its end
+        published
+    };
+    let letters = Arc::new(FileDeadLetters::new(&args.dead_letters));
+    let applying = apply(
+        &mut reader,
+        Arc::new(SearchWriter::new(target)),
+        letters,
+        progress.clone(),
+        apply_options(args),
+        shutdown,
+    );
+    let both = async { tokio::try_join!(publishing, applying).map(|_| ()) };
+    let ended = tokio::select! {
+        ended = both => ended,
+        never = say_lag(progress, args.follow) => never,
+    };
+    source.close().await;
+    // Stopped in the middle, one half sees the other end first: that is no failure.
+    if shutdown.is_cancelled() {
+        Ok(())
+    } else {
+        Ok(ended?)
+    }
+}
+
+async fn say_lag(progress: &Progress, follow: bool) -> Result<(), Fault> {
+    loop {
+        tokio::time::sleep(LAG_EVERY).await;
+        if follow {
+            let (behind, lag) = progress.lag();
+            progress.say(&format!(
+                "behind: {behind} operations; last change took {lag:.1?}"
+            ));
+        }
+    }
+}
+
+fn apply_options(args: &Args) -> ApplyOptions {
+    ApplyOptions {
+        lanes: args.concurrency,
+        bulk_count: args.batch_size,
+        bulk_bytes: args.batch_bytes.bytes() as usize,
+        ..ApplyOptions::default()
+    }
+}
+
+fn print_summary(progress: &Progress) {
+    let (indices, started) = progress.summary();
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header([
+        "index",
+        "written",
+        "already there",
+        "refused",
+        "MB",
+        "seconds",
+        "documents/s",
+    ]);
+    for (name, index) in indices {
+        let seconds = index.last.duration_since(started).as_secs_f64().max(0.001);
+        let done = index.applied + index.already + index.refused;
+        table.add_row([
+            name.to_string(),
+            index.applied.to_string(),
+            index.already.to_string(),
+            index.refused.to_string(),
+            format!("{:.1}", index.bytes as f64 / 1e6),
+            format!("{seconds:.1}"),
+            format!("{:.0}", done as f64 / seconds),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    println!("{table}");
+}

@@ -1,0 +1,1 @@
+//! Compares a source with a target completely, in bounded memory.

@@ -1,0 +1,44 @@
+//! The longer development tasks behind the Makefile: `cargo xtask TASK`.
+
+mod datasets;
+mod servers;
+mod setup;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The longer development tasks behind the Makefile.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Installs what is missing and fetches what the tests and the demo run against.
+    Setup(setup::Args),
+    /// Starts, stops and shows the servers for development.
+    #[command(subcommand)]
+    Servers(servers::Command),
+    /// Fetches the datasets and writes them as lines of JSON.
+    Datasets,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Setup(args) => setup::run(&args),
+        Task::Servers(command) => servers::run(command).await,
+        Task::Datasets => datasets::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
