@@ -36,7 +36,7 @@ pub struct NatsArgs {
     /// File with an nkey's seed.
     #[arg(long, env = "NATS_NKEY_FILE", value_name = "PATH")]
     pub nats_nkey_file: Option<PathBuf>,
-    /// Authorities to trust besides the system's, as a PEM file.
+    /// Authorities to trust instead of the system's, as a PEM file.
     #[arg(long, env = "NATS_CA_FILE", value_name = "PATH")]
     pub nats_ca_file: Option<PathBuf>,
     /// Our client certificate, as a PEM file.

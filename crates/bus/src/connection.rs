@@ -228,7 +228,9 @@ impl ConnectOptions {
             ConnectErrorKind::Io
                 if reason.contains("certificate") || reason.contains("fatal alert") =>
             {
-                Error::Configuration(format!("TLS with {server}: {reason}"))
+                Error::Configuration(format!(
+                    "TLS with {server}: {reason}: check the certificates of both sides and the authority"
+                ))
             }
             ConnectErrorKind::Tls => Error::Configuration(format!("TLS with {server}: {reason}")),
             ConnectErrorKind::TimedOut

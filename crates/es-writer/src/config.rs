@@ -47,7 +47,7 @@ pub struct Args {
     #[arg(
         long,
         env = "IN_FLIGHT_BYTES",
-        default_value = "16MB",
+        default_value = "8MB",
         value_name = "SIZE"
     )]
     pub in_flight_bytes: ByteSize,

@@ -85,20 +85,31 @@ pub async fn run(
         lease: args.lease.into(),
         ..ReaderOptions::new(&args.stream, &args.consumer)
     };
-    let Some(mut reader) = JetStreamReader::open(&bus, options, shutdown).await? else {
-        return Ok(());
-    };
-    health.readiness.set("stream", Ok(()));
     let writer = Arc::new(SearchWriter::new(client));
-    let applied = apply(
-        &mut reader,
-        writer,
-        Arc::new(dead_letters),
-        observer,
-        apply_options(&args),
-        shutdown,
-    );
-    Ok(applied.await?)
+    let dead_letters = Arc::new(dead_letters);
+    loop {
+        let opened = JetStreamReader::open(&bus, options.clone(), shutdown).await?;
+        let Some(mut reader) = opened else {
+            return Ok(());
+        };
+        health.readiness.set("stream", Ok(()));
+        let applied = apply(
+            &mut reader,
+            Arc::clone(&writer),
+            Arc::clone(&dead_letters),
+            Arc::clone(&observer),
+            apply_options(&args),
+            shutdown,
+        );
+        match applied.await {
+            // The log is not what it was: it is read anew, from what its record says now.
+            Err(fault) if fault.is_retryable() && !shutdown.is_cancelled() => {
+                health.readiness.set("stream", Err(fault.to_string()));
+                tracing::warn!(%fault, "reading the stream anew");
+            }
+            ended => return Ok(ended?),
+        }
+    }
 }
 
 fn filter_subjects(args: &Args) -> Result<Vec<String>, SubjectError> {

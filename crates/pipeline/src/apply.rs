@@ -43,7 +43,7 @@ impl Default for ApplyOptions {
             bulk_bytes: 5 << 20,
             linger: Duration::ZERO,
             entries: 1024,
-            bytes: 16 << 20,
+            bytes: 8 << 20,
         }
     }
 }
@@ -72,7 +72,7 @@ where
         writer,
         dead_letters,
         observer,
-        shutdown: shutdown.clone(),
+        stop: shutdown.child_token(),
         floor: Floor::default(),
         committed: 0,
         lanes: Vec::new(),
@@ -82,6 +82,9 @@ where
     drop(settled_tx);
 
     let read = applier.read(source, &mut settled, &options).await;
+    if read.is_err() {
+        applier.stop.cancel();
+    }
     applier.lanes.clear();
     while let Some(sequence) = settled.recv().await {
         applier.settled(source, sequence).await?;
@@ -95,7 +98,8 @@ struct Applier<W, D, O> {
     writer: Arc<W>,
     dead_letters: Arc<D>,
     observer: Arc<O>,
-    shutdown: CancellationToken,
+    /// Ends what waits for better times: with the process, or with the reading.
+    stop: CancellationToken,
     floor: Floor,
     committed: u64,
     lanes: Vec<mpsc::Sender<Part>>,
@@ -119,7 +123,7 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
                 observer: Arc::clone(&self.observer),
                 tenure: source.tenure(),
                 options: options.clone(),
-                shutdown: self.shutdown.clone(),
+                stop: self.stop.clone(),
             };
             self.tasks.spawn(lane.run(parts, settled.clone()));
         }
@@ -132,7 +136,7 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
         settled: &mut mpsc::Receiver<u64>,
         options: &ApplyOptions,
     ) -> Result<(), Fault> {
-        let shutdown = self.shutdown.clone();
+        let shutdown = self.stop.clone();
         let mut pulse = tokio::time::interval(PULSE);
         loop {
             let entries = self.floor.entries();
@@ -270,7 +274,7 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
                     let pause = backoff.next_delay();
                     self.observer.retrying(what, &fault, pause);
                     tokio::select! {
-                        () = self.shutdown.cancelled() => return Ok(false),
+                        () = self.stop.cancelled() => return Ok(false),
                         () = tokio::time::sleep(pause) => {}
                     }
                 }

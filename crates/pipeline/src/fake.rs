@@ -6,13 +6,14 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    future::{Ready, ready},
+    future::Future,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
-use model::{Action, Batch, Change, IndexDefinition, IndexName, Version};
+use model::{Batch, Change, IndexDefinition, IndexName, Version};
 use tokio::sync::Notify;
 
 use crate::{
@@ -137,7 +138,7 @@ impl MemoryLog {
 }
 
 impl MessageSink for MemoryLog {
-    type Receipt = Ready<Result<(), Fault>>;
+    type Receipt = Pin<Box<dyn Future<Output = Result<(), Fault>> + Send>>;
 
     async fn publish(&mut self, batch: &Arc<Batch>, _: u64) -> Result<Self::Receipt, Fault> {
         let mut state = lock(&self.inner.state);
@@ -146,9 +147,14 @@ impl MessageSink for MemoryLog {
             state.entries.push(Arc::clone(batch));
             self.inner.grown.notify_waiters();
         }
-        Ok(ready(match arrival {
-            Arrival::Stored => Ok(()),
-            Arrival::Lost | Arrival::Unacknowledged => Err(Fault::retry("no acknowledgment")),
+        // Acknowledgments take their time, so that several batches are under way at once.
+        let delay = Duration::from_millis(1 + state.entries.len() as u64 % 5);
+        Ok(Box::pin(async move {
+            tokio::time::sleep(delay).await;
+            match arrival {
+                Arrival::Stored => Ok(()),
+                Arrival::Lost | Arrival::Unacknowledged => Err(Fault::retry("no acknowledgment")),
+            }
         }))
     }
 }
@@ -198,8 +204,8 @@ impl MessageSource for MemoryReader {
     }
 }
 
-/// A target in memory that compares external versions as search engines do, and keeps its
-/// tombstones unless told to forget them.
+/// A target in memory that compares external versions as search engines do. It forgets a deleted
+/// document at once, which search engines do sooner or later: whoever relies on tombstones fails.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStore {
     inner: Arc<Mutex<StoreState>>,
@@ -209,7 +215,8 @@ type Place = (IndexName, String, Option<String>);
 
 #[derive(Debug, Default)]
 struct StoreState {
-    documents: BTreeMap<Place, (Version, Option<Bytes>)>,
+    documents: BTreeMap<Place, (Version, Bytes)>,
+    calls: u64,
     defined: Vec<IndexName>,
     letters: Vec<DeadLetter>,
     plan: VecDeque<Answer>,
@@ -235,8 +242,9 @@ impl MemoryStore {
     /// The documents that exist: index, id, routing and bytes.
     pub fn documents(&self) -> BTreeMap<Place, Bytes> {
         let state = lock(&self.inner);
-        let live = state.documents.iter();
-        live.filter_map(|(place, (_, document))| Some((place.clone(), document.clone()?)))
+        let documents = state.documents.iter();
+        documents
+            .map(|(place, (_, document))| (place.clone(), document.clone()))
             .collect()
     }
 
@@ -249,13 +257,6 @@ impl MemoryStore {
     pub fn defined(&self) -> Vec<IndexName> {
         lock(&self.inner).defined.clone()
     }
-
-    /// Forgets that documents were ever deleted, as a search engine does sooner or later.
-    pub fn forget_tombstones(&self) {
-        lock(&self.inner)
-            .documents
-            .retain(|_, (_, document)| document.is_some());
-    }
 }
 
 impl StoreState {
@@ -267,19 +268,20 @@ impl StoreState {
         }
         let routing = change.routing.as_deref().map(str::to_owned);
         let place = (index.clone(), change.id.to_string(), routing);
-        let document = change
-            .document()
-            .map(|d| Bytes::copy_from_slice(d.as_bytes()));
-        if let Some((held, _)) = self.documents.get(&place) {
-            let conflict = match change.action {
-                Action::Delete => *held > change.version,
-                Action::Index(_) | Action::Update(_) => *held >= change.version,
-            };
-            if conflict {
+        let held = self.documents.get(&place).map(|(version, _)| *version);
+        match change.document() {
+            None if held.is_some_and(|held| held > change.version) => {
                 return Outcome::AlreadyApplied;
             }
+            None => {
+                self.documents.remove(&place);
+            }
+            Some(_) if held >= Some(change.version) => return Outcome::AlreadyApplied,
+            Some(document) => {
+                let bytes = Bytes::copy_from_slice(document.as_bytes());
+                self.documents.insert(place, (change.version, bytes));
+            }
         }
-        self.documents.insert(place, (change.version, document));
         Outcome::Applied
     }
 }
@@ -291,7 +293,13 @@ impl Writer for MemoryStore {
         changes: &[&Change],
         _: Option<Duration>,
     ) -> Result<Vec<Outcome>, Fault> {
-        tokio::task::yield_now().await;
+        // Lanes overtake each other.
+        let delay = {
+            let mut state = lock(&self.inner);
+            state.calls += 1;
+            Duration::from_millis(state.calls * 7 % 4)
+        };
+        tokio::time::sleep(delay).await;
         let mut state = lock(&self.inner);
         Ok(changes
             .iter()

@@ -32,13 +32,14 @@ pub(crate) struct Lane<W, D, O> {
     pub(crate) observer: Arc<O>,
     pub(crate) tenure: Tenure,
     pub(crate) options: ApplyOptions,
-    pub(crate) shutdown: CancellationToken,
+    /// Cancelled when what does not work at once has no time left to work later.
+    pub(crate) stop: CancellationToken,
 }
 
 /// Why a lane stops before its work is done.
 enum Stop {
     Failed(Fault),
-    /// The process is ending and the target does not answer; the rest stays in the log.
+    /// The loop is ending and the target does not answer; the rest stays in the log.
     GivenUp,
 }
 
@@ -126,7 +127,7 @@ impl<W: Writer, D: DeadLetters, O: Observer> Lane<W, D, O> {
         let mut retried = false;
         while !pending.is_empty() {
             let changes: Vec<&Change> = pending.iter().map(|item| item.change).collect();
-            let deadline = self.deadline()?;
+            let deadline = self.deadline().await?;
             let reason = match self.writer.write(index, &changes, deadline).await {
                 Ok(outcomes) => self.settle(index, &mut pending, outcomes).await?,
                 Err(fault) if fault.is_retryable() => Some(fault.to_string()),
@@ -204,19 +205,23 @@ impl<W: Writer, D: DeadLetters, O: Observer> Lane<W, D, O> {
         let pause = backoff.next_delay();
         self.observer.retrying(what, &reason, pause);
         tokio::select! {
-            () = self.shutdown.cancelled() => Err(Stop::GivenUp),
+            () = self.stop.cancelled() => Err(Stop::GivenUp),
             () = tokio::time::sleep(pause) => Ok(()),
         }
     }
 
-    /// How long the next bulk may take, so that it is over before the reader's tenure is.
-    fn deadline(&self) -> Result<Option<Duration>, Stop> {
-        match self.tenure.remaining() {
-            Some(Duration::ZERO) => Err(Stop::Failed(Fault::fatal(
-                "this reader's lease has run out and could not be renewed in time; \
-                 another one may be active now",
-            ))),
-            remaining => Ok(remaining),
+    /// How long the next bulk may take, so that it is over before the reader's tenure is. Where the
+    /// tenure has run out, waits until it is renewed: the reader itself ends when it has lost it.
+    async fn deadline(&self) -> Result<Option<Duration>, Stop> {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+        loop {
+            match self.tenure.remaining() {
+                Some(Duration::ZERO) => {
+                    let reason = "the lease has run out and is not renewed yet";
+                    self.pause("lease", reason, &mut backoff).await?;
+                }
+                remaining => return Ok(remaining),
+            }
         }
     }
 }

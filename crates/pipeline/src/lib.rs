@@ -16,6 +16,7 @@ mod apply;
 mod channel;
 pub mod fake;
 mod fault;
+mod filtered;
 mod floor;
 mod lane;
 mod publish;
@@ -24,6 +25,7 @@ mod seams;
 pub use apply::{ApplyOptions, apply};
 pub use channel::{ChannelSink, ChannelSource, channel};
 pub use fault::Fault;
+pub use filtered::Filtered;
 pub use floor::Floor;
 pub use publish::{PublishOptions, publish};
 pub use seams::{

@@ -21,7 +21,7 @@ impl Default for PublishOptions {
     fn default() -> Self {
         PublishOptions {
             batches: 256,
-            bytes: 16 << 20,
+            bytes: 8 << 20,
         }
     }
 }

@@ -115,7 +115,13 @@ fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
             return Err(refused(format!("`{part}`: {error}")));
         }
     }
-    EnvFilter::try_new(level).map_err(|error| refused(error.to_string()))
+    let directives = match level.parse::<LevelFilter>() {
+        // A lone level is meant for this program: the NATS client tells of every connection what
+        // `bus` has said already.
+        Ok(lone) if lone <= LevelFilter::INFO => format!("{level},async_nats=warn"),
+        _ => level.to_owned(),
+    };
+    EnvFilter::try_new(directives).map_err(|error| refused(error.to_string()))
 }
 
 #[cfg(test)]

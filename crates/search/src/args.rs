@@ -66,7 +66,10 @@ struct Values<'a> {
 
 impl Values<'_> {
     fn config(self, hosts: &[String]) -> Result<ClientConfig, ArgsError> {
-        let hosts = hosts.iter().map(|host| parse_host(host)).collect::<Result<Vec<_>, _>>()?;
+        let hosts = hosts
+            .iter()
+            .map(|host| parse_host(host))
+            .collect::<Result<Vec<_>, _>>()?;
         if hosts.is_empty() {
             return Err(ArgsError::NoHost);
         }
@@ -88,7 +91,13 @@ impl Values<'_> {
                 (None, None) => return Err(ArgsError::NoPassword(user.clone())),
             };
             let password = password.expose().to_owned();
-            ways.push(("a user", Auth::Basic { user: user.clone(), password }));
+            ways.push((
+                "a user",
+                Auth::Basic {
+                    user: user.clone(),
+                    password,
+                },
+            ));
         }
         if let Some(key) = self.api_key {
             ways.push(("an API key", Auth::ApiKey(key.expose().to_owned())));
@@ -102,7 +111,14 @@ impl Values<'_> {
                 AwsServiceArg::Aoss => AwsService::Aoss,
             };
             let (region, profile) = (region.clone(), self.aws_profile.clone());
-            ways.push(("an AWS region", Auth::SigV4 { region, service, profile }));
+            ways.push((
+                "an AWS region",
+                Auth::SigV4 {
+                    region,
+                    service,
+                    profile,
+                },
+            ));
         }
         match ways.as_slice() {
             [] => Ok(Auth::None),
@@ -113,11 +129,16 @@ impl Values<'_> {
 }
 
 fn parse_host(host: &str) -> Result<Url, ArgsError> {
-    let refuse = |reason: String| ArgsError::Host { host: ::config::mask_urls(host), reason };
+    let refuse = |reason: String| ArgsError::Host {
+        host: ::config::mask_urls(host),
+        reason,
+    };
     let url = Url::parse(host).map_err(|error| refuse(error.to_string()))?;
     match url.scheme() {
         "http" | "https" if url.has_host() => Ok(url),
-        _ => Err(refuse("it does not begin with http:// or https://".to_owned())),
+        _ => Err(refuse(
+            "it does not begin with http:// or https://".to_owned(),
+        )),
     }
 }
 
@@ -127,7 +148,10 @@ fn parse_host(host: &str) -> Result<Url, ArgsError> {
 /// When the cluster cannot be reached or refuses us.
 pub async fn connect(config: &ClientConfig) -> Result<Client, Error> {
     match config.auth {
-        Auth::SigV4 { service: AwsService::Aoss, .. } => Client::serverless(config).await,
+        Auth::SigV4 {
+            service: AwsService::Aoss,
+            ..
+        } => Client::serverless(config).await,
         _ => Client::connect(config).await,
     }
 }

@@ -117,7 +117,8 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::CopyGone`] when the node holds no copy any more; [`Error::Shards`] or another when
-    /// the answer is not complete; [`Error::NoSource`] for a document without source.
+    /// the answer is not complete; [`Error::AnswerTooLarge`] when a smaller window should be asked
+    /// for; [`Error::NoSource`] for a document without source.
     pub async fn read_window(&self, window: &Window<'_>) -> Result<Page, Error> {
         let pinned = window.node.map_or(String::new(), |node| {
             format!("%7C_only_nodes%3A{}", encode(node))
@@ -132,10 +133,20 @@ impl Client {
             r#"{{"query":{{"range":{{"_seq_no":{{"gt":{},"lte":{}}}}}}},"sort":["_seq_no"],"size":{},"track_total_hits":false,"version":true}}"#,
             window.after, window.upto, window.size,
         );
-        let answer = self.send(Request::post(path).json(query)).await;
+        let request = Request::post(path)
+            .json(query)
+            .answer_limit(answer_limit(window));
+        let answer = self.send(request).await;
         let body = answer.map_err(|error| copy_gone(error, window))?;
         parse_page(window, &body)
     }
+}
+
+/// How large a page may become. Documents may suddenly be much larger than those before, and a page
+/// is held in memory; a single document is taken whatever its size, and servers take none above
+/// 100 MB.
+fn answer_limit(window: &Window<'_>) -> usize {
+    if window.size > 1 { 24 << 20 } else { 256 << 20 }
 }
 
 /// A pinned search whose node has left fails in one of several ways.

@@ -217,11 +217,16 @@ impl Transport {
         let answer = async {
             let response = sending.await?;
             let status = response.status();
-            Ok((status, read(response).await?))
+            Ok((status, read(response, request.answer_limit).await?))
         };
         match answer.await {
-            Ok((status, bytes)) if status.is_success() => Ok(bytes),
-            Ok((status, bytes)) => Err(refusal::error(
+            Ok((_, None)) => Err(Error::AnswerTooLarge {
+                host: host.name.clone(),
+                request: request.name(),
+                limit: request.answer_limit,
+            }),
+            Ok((status, Some(bytes))) if status.is_success() => Ok(bytes),
+            Ok((status, Some(bytes))) => Err(refusal::error(
                 &host.name,
                 &host.identity,
                 request,
@@ -295,17 +300,23 @@ fn hint_at_tls(error: Error) -> Error {
 
 /// Reads a body into one buffer, allocated once where the length is announced. A body that arrived
 /// in one piece is not copied at all.
-async fn read(mut response: reqwest::Response) -> Result<Bytes, reqwest::Error> {
+async fn read(
+    mut response: reqwest::Response,
+    limit: usize,
+) -> Result<Option<Bytes>, reqwest::Error> {
     /// An announced length is believed up to here.
     const MAX_RESERVED: u64 = 256 << 20;
     let Some(first) = response.chunk().await? else {
-        return Ok(Bytes::new());
+        return Ok(Some(Bytes::new()));
     };
     // What remains, once the first piece was taken.
     let remaining = response.content_length();
     let Some(second) = response.chunk().await? else {
-        return Ok(first);
+        return Ok(Some(first));
     };
+    if remaining.is_some_and(|remaining| remaining > limit as u64) {
+        return Ok(None);
+    }
     let expected = remaining.unwrap_or(0).min(MAX_RESERVED) as usize;
     let mut body = BytesMut::with_capacity(first.len() + second.len().max(expected));
     body.extend_from_slice(&first);
@@ -314,8 +325,11 @@ async fn read(mut response: reqwest::Response) -> Result<Bytes, reqwest::Error> 
     drop(second);
     while let Some(piece) = response.chunk().await? {
         body.extend_from_slice(&piece);
+        if body.len() > limit {
+            return Ok(None);
+        }
     }
-    Ok(body.freeze())
+    Ok(Some(body.freeze()))
 }
 
 /// The cause at the end of an error's chain, which is the one that says something.

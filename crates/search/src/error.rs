@@ -102,6 +102,18 @@ pub enum Error {
         /// The body's size before compression.
         bytes: usize,
     },
+    /// The answer is larger than we take at once.
+    #[error(
+        "the answer of {host} to {request} has more than {limit} bytes, which is too much at once"
+    )]
+    AnswerTooLarge {
+        /// The host's URL.
+        host: String,
+        /// Method and path.
+        request: String,
+        /// The most that was to be taken, in bytes.
+        limit: usize,
+    },
     /// The cluster has too much to do (429), or has closed the index for writing for now.
     #[error("{host} cannot take {request} now: {reason}")]
     Busy {

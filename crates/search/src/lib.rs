@@ -32,7 +32,9 @@ mod server;
 mod sigv4;
 mod tls;
 
-pub use args::{ArgsError, AwsServiceArg, EsArgs, SourceArgs, TargetArgs, connect, connect_with_retry};
+pub use args::{
+    ArgsError, AwsServiceArg, EsArgs, SourceArgs, TargetArgs, connect, connect_with_retry,
+};
 pub use bulk::{Item, ItemError};
 pub use capture::{Hit, Page, ShardStats, Window};
 pub use client::Client;

@@ -27,6 +27,7 @@ pub struct Request {
     pub(crate) body: Bytes,
     pub(crate) content_type: &'static str,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) answer_limit: usize,
 }
 
 impl Request {
@@ -37,6 +38,7 @@ impl Request {
             body: Bytes::new(),
             content_type: "application/json",
             timeout: None,
+            answer_limit: usize::MAX,
         }
     }
 
@@ -76,6 +78,12 @@ impl Request {
     /// With a limit of its own instead of the client's.
     pub fn timeout(mut self, timeout: Option<Duration>) -> Request {
         self.timeout = timeout;
+        self
+    }
+
+    /// With an answer of at most so many bytes; a larger one is not taken.
+    pub fn answer_limit(mut self, bytes: usize) -> Request {
+        self.answer_limit = bytes;
         self
     }
 

@@ -30,6 +30,7 @@ pub fn classify(error: &Error) -> Decision {
         | Error::Forbidden { .. }
         | Error::IndexNotFound { .. }
         | Error::TooLarge { .. }
+        | Error::AnswerTooLarge { .. }
         | Error::Rejected { .. }
         | Error::Malformed { .. }
         | Error::NoSource { .. }

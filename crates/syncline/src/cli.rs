@@ -6,7 +6,7 @@ use clap::{Args, Command, FromArgMatches};
 use config::{Resolved, Resolver};
 use runtime::exit::Exit;
 
-use crate::{program, sync, up};
+use crate::{check, program, reference, sync, up};
 
 /// The sections a configuration file may have: one for each command that runs for long.
 pub(crate) const SECTIONS: &[&str] = &["es-watcher", "es-writer", "nats-server", "up", "sync"];
@@ -30,6 +30,13 @@ const COMMANDS: &[Entry] = &[
         run: |name, argv| start::<up::Args>(name, argv, up::run),
     },
     Entry {
+        name: "check",
+        about: "Checks connections, privileges and storage before a run; changes nothing",
+        run: |name, argv| {
+            start::<check::Args>(name, argv, |args| program::command(check::run(args)))
+        },
+    },
+    Entry {
         name: "es-watcher",
         about: "Watches a source cluster and publishes its changes to NATS",
         run: |name, argv| start::<program::Service<es_watcher::Args>>(name, argv, program::watcher),
@@ -48,6 +55,11 @@ const COMMANDS: &[Entry] = &[
             );
             Exit::Usage.into()
         },
+    },
+    Entry {
+        name: "reference",
+        about: "Prints the reference of all settings as Markdown",
+        run: |_, _| reference::run(),
     },
 ];
 

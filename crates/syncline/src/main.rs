@@ -1,9 +1,11 @@
 //! The one program: `syncline <command>`, and the services by the names they are called with
 //! (`es-watcher` as a link to `syncline`).
 
+mod check;
 mod cli;
 mod program;
 mod progress;
+mod reference;
 mod sync;
 mod up;
 

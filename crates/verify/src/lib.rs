@@ -1,1 +1,3 @@
 //! Compares a source with a target completely, in bounded memory.
+pub mod digest;
+pub use digest::{DigestError, digest};

@@ -1,8 +1,15 @@
 //! The longer development tasks behind the Makefile: `cargo xtask TASK`.
 
+mod bench;
+mod changes;
 mod datasets;
+mod demo;
+mod indices;
+mod process;
+mod program;
 mod servers;
 mod setup;
+mod steps;
 
 use std::process::ExitCode;
 
@@ -25,6 +32,10 @@ enum Task {
     Servers(servers::Command),
     /// Fetches the datasets and writes them as lines of JSON.
     Datasets,
+    /// Syncs real data between real clusters, over JetStream, and proves it equal.
+    Demo(demo::Args),
+    /// Measures against other tools, and what this one costs.
+    Bench(bench::Args),
 }
 
 #[tokio::main]
@@ -33,6 +44,8 @@ async fn main() -> ExitCode {
         Task::Setup(args) => setup::run(&args),
         Task::Servers(command) => servers::run(command).await,
         Task::Datasets => datasets::run(),
+        Task::Demo(args) => demo::run(&args).await,
+        Task::Bench(args) => bench::run(&args).await,
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

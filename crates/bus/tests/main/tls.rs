@@ -79,7 +79,7 @@ async fn a_certificate_that_does_not_fit_is_named_and_one_that_does_lets_us_in()
     for (options, word) in [
         (stranger, "certificate"),
         (missing, "nothing.pem"),
-        (expired, "certificate"),
+        (expired, "CertificateExpired"),
     ] {
         let error = options.connect().await.unwrap_err();
         assert!(error.to_string().contains(word), "{error}");

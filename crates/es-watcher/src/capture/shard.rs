@@ -170,7 +170,14 @@ impl ShardReader {
         let origin = Origin::now(Arc::clone(&self.partition));
         let page = {
             let _permit = self.capture.searches.acquire().await;
-            self.capture.client.read_window(&window).await?
+            match self.capture.client.read_window(&window).await {
+                // The documents here are larger than those before: fewer of them, then.
+                Err(Error::AnswerTooLarge { .. }) => {
+                    self.sizer.shrink();
+                    return Ok(range.after);
+                }
+                page => page?,
+            }
         };
         let complete = Instant::now();
         let upto = match page.hits.last() {

@@ -39,8 +39,8 @@ impl Sizer {
     /// Learns from a page: how many documents it had, and how large the response was.
     pub(crate) fn learn(&mut self, documents: usize, bytes: usize) {
         let asked = i64::from(self.documents);
-        if documents > 0 {
-            let fit = TARGET_BYTES / (bytes / documents).max(1);
+        if let Some(average) = bytes.checked_div(documents) {
+            let fit = TARGET_BYTES / average.max(1);
             // Grows fourfold at most: the next documents may be larger than these.
             let most = MOST.min(self.documents.saturating_mul(4));
             self.documents = u32::try_from(fit).unwrap_or(MOST).clamp(1, most);

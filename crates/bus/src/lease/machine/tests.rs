@@ -43,7 +43,6 @@ struct World {
     revision: u64,
     record: Option<Stored>,
     processes: Vec<Process>,
-    tenures: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -87,7 +86,6 @@ impl World {
             revision: 0,
             record: None,
             processes,
-            tenures: 0,
         }
     }
 
@@ -154,7 +152,6 @@ impl World {
             return;
         }
         let event = std::mem::replace(&mut process.next, Event::Tick { dirty: true });
-        let held = process.machine.is_held();
         match process.machine.step(&event, self.now) {
             Command::Read => process.under_way = Some(Request::Read),
             Command::Wait(pause) => process.wakes = self.now + pause,
@@ -177,7 +174,6 @@ impl World {
                 process.under_way = Some(Request::Write { revision, record });
             }
         }
-        self.tenures += usize::from(!held && process.machine.is_held());
     }
 
     fn holders(&self) -> usize {

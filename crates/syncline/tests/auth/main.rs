@@ -1,0 +1,8 @@
+//! The real program against a real secured OpenSearch: passwords, certificates, roles.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod certificates;
+mod passwords;
+mod roles;
+mod support;

@@ -1,0 +1,293 @@
+//! The roles that `check --privileges` prints are enough, and each privilege in them is needed.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use testkit::{NatsOptions, NatsServer, unique_name};
+
+use crate::support::{PASSWORD, Pair, assert_equal, index, syncline};
+
+/// A role as `check --privileges` prints it for an index.
+async fn printed(role: &str, index: &str) -> Result<Value> {
+    let run = syncline([
+        "check",
+        "--privileges",
+        "--json",
+        &format!("--indices={index}"),
+    ])
+    .await?
+    .ended(0);
+    let mut page: Value = serde_json::from_str(&run.out)?;
+    Ok(page["opensearch"][role].take())
+}
+
+/// The role without one privilege after the other, and which one.
+fn reduced(role: &Value) -> Vec<(String, Value)> {
+    let mut all = Vec::new();
+    for pointer in [
+        "/cluster_permissions",
+        "/index_permissions/0/allowed_actions",
+    ] {
+        let privileges = role.pointer(pointer).unwrap().as_array().unwrap();
+        for (at, privilege) in privileges.iter().enumerate() {
+            let mut less = role.clone();
+            less.pointer_mut(pointer)
+                .unwrap()
+                .as_array_mut()
+                .unwrap()
+                .remove(at);
+            all.push((privilege.as_str().unwrap().to_owned(), less));
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn the_printed_source_role_is_enough_to_copy() -> Result<()> {
+    let pair = Pair::start().await;
+    let name = index(pair.secured, "least").await?;
+    let user = pair.user(&printed("syncline-source", &name).await?).await?;
+    let mut flags = pair.login("source", &user, PASSWORD);
+    flags.push(format!("--indices={name}"));
+    let check = ["check".into(), format!("--source={}", pair.secured.url())];
+    syncline(check.into_iter().chain(flags.clone()))
+        .await?
+        .ended(0);
+    let sync = ["sync".into(), pair.secured.url(), pair.plain.url()];
+    syncline(sync.into_iter().chain(flags)).await?.ended(0);
+    assert_equal(pair.secured, pair.plain, &name).await
+}
+
+#[tokio::test]
+async fn the_printed_target_role_is_enough_to_write_new_fields_into_new_and_old_indices()
+-> Result<()> {
+    let pair = Pair::start().await;
+    let name = index(pair.plain, "least").await?;
+    let user = pair.user(&printed("syncline-target", &name).await?).await?;
+    let flags = pair.login("target", &user, PASSWORD);
+    let both = || {
+        let check = [
+            "check".into(),
+            format!("--source={}", pair.plain.url()),
+            format!("--target={}", pair.secured.url()),
+            format!("--indices={name}"),
+        ];
+        syncline(check.into_iter().chain(flags.clone()))
+    };
+    let copy = || {
+        let sync = [
+            "sync".into(),
+            pair.plain.url(),
+            pair.secured.url(),
+            format!("--indices={name}"),
+        ];
+        syncline(sync.into_iter().chain(flags.clone()))
+    };
+    let run = both().await?.ended(0);
+    assert!(run.out.contains("will be created"), "{run:#?}");
+    copy().await?.ended(0);
+    assert_equal(pair.plain, pair.secured, &name).await?;
+
+    // The target's mapping has to grow with the bulk.
+    let http = pair.plain.http();
+    http.index_documents(&name, [("new", json!({"unheard": {"of": "two"}}))])
+        .await?;
+    let run = both().await?.ended(0);
+    assert!(run.out.contains("may be written"), "{run:#?}");
+    copy().await?.ended(0);
+    assert_equal(pair.plain, pair.secured, &name).await
+}
+
+#[tokio::test]
+async fn check_names_each_privilege_that_a_source_lacks() -> Result<()> {
+    let pair = Pair::start().await;
+    let name = index(pair.secured, "lacking").await?;
+    let role = printed("syncline-source", &name).await?;
+    for (privilege, role) in reduced(&role) {
+        let user = pair.user(&role).await?;
+        let mut args = vec![
+            "check".to_owned(),
+            format!("--source={}", pair.secured.url()),
+            format!("--indices={name}"),
+        ];
+        args.extend(pair.login("source", &user, PASSWORD));
+        let run = syncline(&args).await?.ended(1);
+        let failures = run.failures();
+        assert!(
+            failures.len() == 1 && failures[0].contains(&privilege),
+            "without {privilege}: {run:#?}"
+        );
+        assert!(failures[0].contains(&user), "{failures:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn check_names_each_privilege_that_a_target_lacks_whether_the_index_is_there_or_not()
+-> Result<()> {
+    let pair = Pair::start().await;
+    let name = index(pair.secured, "lacking").await?;
+    let role = printed("syncline-target", &name).await?;
+    let before = pair
+        .secured
+        .http()
+        .get_json(&format!(
+            "/{name}/_stats?level=shards&filter_path=**.seq_no"
+        ))
+        .await?;
+    for (privilege, role) in reduced(&role) {
+        let user = pair.user(&role).await?;
+        let mut args = vec![
+            "check".to_owned(),
+            format!("--target={}", pair.secured.url()),
+            format!("--indices={name}"),
+        ];
+        args.extend(pair.login("target", &user, PASSWORD));
+        let run = syncline(&args).await?.ended(1);
+        let failures = run.failures().join("\n");
+        assert!(
+            failures.contains(&privilege),
+            "without {privilege}: {run:#?}"
+        );
+    }
+    let after = pair
+        .secured
+        .http()
+        .get_json(&format!(
+            "/{name}/_stats?level=shards&filter_path=**.seq_no"
+        ))
+        .await?;
+    assert_eq!(before, after, "check has written something");
+
+    let absent = unique_name("absent");
+    let role = printed("syncline-target", &absent).await?;
+    let lacking = reduced(&role)
+        .into_iter()
+        .find(|(privilege, _)| privilege == "indices:admin/create");
+    let user = pair.user(&lacking.unwrap().1).await?;
+    let mut args = vec![
+        "check".to_owned(),
+        format!("--target={}", pair.secured.url()),
+        format!("--indices={absent}"),
+    ];
+    args.extend(pair.login("target", &user, PASSWORD));
+    let failures = syncline(&args).await?.ended(1).failures();
+    assert!(
+        failures.len() == 1 && failures[0].contains("indices:admin/create"),
+        "{failures:?}"
+    );
+    let (status, _) = pair
+        .secured
+        .http()
+        .request("GET".parse()?, &format!("/{absent}"), "")
+        .await?;
+    assert_eq!(status, 404, "check has created an index");
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_the_refresh_privilege_a_run_says_so_and_offers_the_natural_way_which_works()
+-> Result<()> {
+    let pair = Pair::start().await;
+    let name = index(pair.secured, "natural").await?;
+    let role = printed("syncline-source", &name).await?;
+    let lacking = reduced(&role)
+        .into_iter()
+        .find(|(privilege, _)| privilege == "indices:admin/refresh");
+    let user = pair.user(&lacking.unwrap().1).await?;
+    let login = pair.login("source", &user, PASSWORD);
+    let indices = format!("--indices={name}");
+    let sync = [
+        "sync".into(),
+        pair.secured.url(),
+        pair.plain.url(),
+        indices.clone(),
+    ];
+    let sync = || syncline(sync.iter().chain(&login));
+    let says = [&user, "indices:admin/refresh", "--source-refresh natural"];
+    sync().await?.failed_saying(&says);
+
+    let nats = NatsServer::start(NatsOptions::default()).await?;
+    let folder = tempfile::tempdir()?;
+    let mut watch = vec![
+        "es-watcher".to_owned(),
+        format!("--es-hosts={}", pair.secured.url()),
+        format!("--index-patterns={name}"),
+        format!("--nats-url={}", nats.url()),
+        format!(
+            "--checkpoint-path={}",
+            folder.path().join("checkpoint").display()
+        ),
+        "--admin-disabled".into(),
+        "--log-level=error".into(),
+    ];
+    watch.extend(pair.login("es", &user, PASSWORD));
+    let watcher = syncline(&watch).await?.ended(1);
+    let last = watcher.err.lines().last().unwrap_or_default();
+    assert!(says.iter().all(|part| last.contains(part)), "{watcher:#?}");
+
+    let natural = "--source-refresh=natural".to_owned();
+    let check = [
+        "check".to_owned(),
+        format!("--source={}", pair.secured.url()),
+        indices.clone(),
+    ];
+    let check = |more: Option<&String>| {
+        syncline(
+            check
+                .clone()
+                .iter()
+                .chain(&login)
+                .chain(more)
+                .cloned()
+                .collect::<Vec<_>>(),
+        )
+    };
+    let run = check(None).await?.ended(1);
+    assert!(run.out.contains("--source-refresh natural"), "{run:#?}");
+    check(Some(&natural)).await?.ended(0);
+    let sync = [
+        "sync".into(),
+        pair.secured.url(),
+        pair.plain.url(),
+        indices,
+        natural,
+    ];
+    syncline(sync.iter().chain(&login)).await?.ended(0);
+    assert_equal(pair.secured, pair.plain, &name).await
+}
+
+#[tokio::test]
+async fn the_write_test_leaves_nothing_behind_and_says_when_the_role_does_not_cover_it()
+-> Result<()> {
+    let pair = Pair::start().await;
+    let mut args = vec![
+        "check".to_owned(),
+        format!("--target={}", pair.secured.url()),
+        "--write-test".into(),
+        "--indices=none".into(),
+    ];
+    args.extend(pair.login("target", "admin", "admin"));
+    let run = syncline(&args).await?.ended(0);
+    assert!(
+        run.out.contains("was created and written") && run.out.contains("was deleted"),
+        "{run:#?}"
+    );
+    let (_, left) = pair
+        .secured
+        .http()
+        .request("GET".parse()?, "/syncline-check-*", "")
+        .await?;
+    assert_eq!(left, json!({}));
+
+    let user = pair
+        .user(&printed("syncline-target", "none").await?)
+        .await?;
+    args.truncate(4);
+    args.extend(pair.login("target", &user, PASSWORD));
+    let failures = syncline(&args).await?.ended(1).failures();
+    assert!(
+        failures.len() == 1 && failures[0].contains("indices:admin/create"),
+        "{failures:?}"
+    );
+    Ok(())
+}

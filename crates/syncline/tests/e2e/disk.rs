@@ -1,0 +1,82 @@
+//! A disk that is full: the checkpoint cannot be written.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use super::{index_name, nodes};
+use crate::support::{
+    corpus,
+    equal::until_equal,
+    pipeline::Pipeline,
+    program::{PATIENCE, Program},
+};
+
+/// Sets how large a file the process may write: what a full disk looks like to it.
+fn limit_files(program: &Program, bytes: &str) -> Result<()> {
+    let pid = program.pid().to_string();
+    let status = Command::new("prlimit")
+        .args(["--pid", &pid, &format!("--fsize={bytes}:")])
+        .status()?;
+    ensure!(status.success(), "prlimit: {status}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_cannot_be_written_is_said_and_tried_again_and_nothing_is_lost()
+-> Result<()> {
+    let (source, target) = nodes().await;
+    let index = index_name("fulldisk");
+    corpus::create(&source.http(), &index, 2, false).await?;
+    corpus::index_numbers(&source.http(), &index, 0..500, 0).await?;
+    let pipeline = Pipeline::new(&source.url(), &target.url(), &index).await?;
+    let watcher = Program::start_where_the_disk_may_fill(pipeline.watcher_arguments("watcher"))?;
+    let writer = pipeline.writer()?;
+    until_equal(&source.http(), &target.http(), &index, PATIENCE).await?;
+
+    limit_files(&watcher, "1")?;
+    corpus::index_numbers(&source.http(), &index, 400..900, 1).await?;
+    watcher.readiness_is(503, "checkpoint").await?;
+    watcher.readiness_is(503, "free space").await?;
+    until_equal(&source.http(), &target.http(), &index, PATIENCE).await?;
+
+    // Killed now, it goes on from the position it could store last.
+    watcher.kill().await?;
+    corpus::index_numbers(&source.http(), &index, 800..1000, 2).await?;
+    let watcher = Program::start_where_the_disk_may_fill(pipeline.watcher_arguments("watcher"))?;
+    until_equal(&source.http(), &target.http(), &index, PATIENCE).await?;
+
+    limit_files(&watcher, "1")?;
+    corpus::index_numbers(&source.http(), &index, 0..10, 3).await?;
+    watcher.readiness_is(503, "checkpoint").await?;
+    limit_files(&watcher, "unlimited")?;
+    watcher.ready().await?;
+    until_equal(&source.http(), &target.http(), &index, PATIENCE).await?;
+    watcher.stop().await?;
+
+    // What was stored after the disk had room again is what the next one begins with.
+    let watcher = Program::start(pipeline.watcher_arguments("watcher"))?;
+    watcher.ready().await?;
+    corpus::index_numbers(&source.http(), &index, 0..1, 4).await?;
+    until_equal(&source.http(), &target.http(), &index, PATIENCE).await?;
+    ensure!(watcher.metric("syncline_watcher_changes_total").await? == 1.0);
+    watcher.stop().await?;
+    writer.stop().await
+}
+
+#[tokio::test]
+async fn a_checkpoint_folder_that_cannot_be_used_is_refused_with_the_flag_that_moves_it()
+-> Result<()> {
+    let (source, target) = nodes().await;
+    let index = index_name("nofolder");
+    corpus::create(&source.http(), &index, 1, false).await?;
+    let pipeline = Pipeline::new(&source.url(), &target.url(), &index).await?;
+    let mut arguments = pipeline.watcher_arguments("watcher");
+    let at = arguments
+        .iter()
+        .position(|text| text == "--checkpoint-path")
+        .unwrap_or_default();
+    arguments[at + 1] = "/proc/nowhere".to_owned();
+    let ended = crate::support::program::run(arguments).await?;
+    ended.refused(1, &["/proc/nowhere", "--checkpoint-path"])
+}

@@ -1,0 +1,29 @@
+//! The whole program between real servers: every test ends with a complete comparison of source and
+//! target, or with an exit code and the sentence that explains it.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod disk;
+mod health;
+mod refusals;
+mod restart;
+mod services;
+mod stream;
+mod sync;
+mod up;
+
+use testkit::{Product, SearchNode, unique_name};
+
+/// Source and target of the tests that do not care which products they are.
+async fn nodes() -> (&'static SearchNode, &'static SearchNode) {
+    tokio::join!(
+        SearchNode::shared(Product::Es8),
+        SearchNode::shared(Product::Os2)
+    )
+}
+
+/// An index name of a test's own, with dots in it.
+fn index_name(test: &str) -> String {
+    format!("{}.v1.2", unique_name(&format!("e2e-{test}")))
+}

@@ -1,0 +1,107 @@
+//! What the documentation says about settings is what the program takes.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+const COMMANDS_WITHOUT_SETTINGS: &[&str] = &["nats-gateway", "reference"];
+
+fn checkout() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Runs the program without any variable that would count as a setting.
+fn syncline(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_syncline"));
+    command.env_clear().args(arguments);
+    command
+        .output()
+        .expect("the program was built for this test")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("the program writes UTF-8")
+}
+
+#[test]
+fn the_reference_is_what_the_program_prints() {
+    let page = fs::read_to_string(checkout().join("docs/reference.md")).expect("it is there");
+    let printed = syncline(&["reference"]);
+    assert!(
+        page == text(&printed.stdout),
+        "docs/reference.md is not current: run `make docs`"
+    );
+}
+
+#[test]
+fn every_command_with_settings_is_in_the_reference() {
+    let page = syncline(&["reference"]);
+    let page = text(&page.stdout);
+    let help = syncline(&["help"]);
+    let commands = text(&help.stdout)
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next());
+    let mut count = 0;
+    for command in commands.filter(|name| !COMMANDS_WITHOUT_SETTINGS.contains(name)) {
+        count += 1;
+        let heading = format!("\n## {command}\n");
+        assert!(
+            page.contains(&heading),
+            "{command} is missing: add it to src/reference.rs"
+        );
+    }
+    assert!(count >= 4, "the help lists {count} commands");
+}
+
+#[test]
+fn the_example_configuration_is_taken_by_every_service_it_has_a_section_for() {
+    let file = checkout().join("config/example.yaml");
+    let file = file.to_str().expect("the checkout's path is UTF-8");
+    for service in ["es-watcher", "es-writer", "up"] {
+        let checked = syncline(&[service, "--config", file, "--check-config"]);
+        assert!(
+            checked.status.success(),
+            "{service}: {}",
+            text(&checked.stderr)
+        );
+        assert!(text(&checked.stdout).starts_with(&format!("{service}:")));
+    }
+}
+
+/// `up` reads all sections before it finds that there is no service to run.
+#[test]
+fn the_examples_section_of_the_embedded_server_is_read_without_complaint() {
+    let example = fs::read_to_string(checkout().join("config/example.yaml")).expect("it is there");
+    let start = example.find("\nnats-server:").expect("it has the section");
+    let rest = &example[start + 1..];
+    let end = rest
+        .match_indices('\n')
+        .find(|(at, _)| rest[at + 1..].starts_with(char::is_alphabetic))
+        .map_or(rest.len(), |(at, _)| at + 1);
+    let folder = tempfile::tempdir().expect("there is a folder for temporary files");
+    let file = folder.path().join("only-the-server.yaml");
+    fs::write(&file, &rest[..end]).expect("the folder is new");
+    let refused = syncline(&["up", file.to_str().expect("the path is UTF-8")]);
+    let said = text(&refused.stderr);
+    assert!(said.contains("there is nothing to run"), "{said}");
+}
+
+#[test]
+fn a_setting_that_does_not_exist_is_refused_with_its_line() {
+    let folder = tempfile::tempdir().expect("there is a folder for temporary files");
+    let file = folder.path().join("wrong.yaml");
+    fs::write(&file, "es-writer:\n  batch_sise: 5\n").expect("the folder is new");
+    let file = file.to_str().expect("the path is UTF-8");
+    let refused = syncline(&["es-writer", "--config", file, "--check-config"]);
+    let said = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains(":2:") && said.contains("batch_size"),
+        "{said}"
+    );
+}

@@ -1,0 +1,83 @@
+//! The three processes: a watcher, a nats-server, a writer.
+
+use anyhow::Result;
+use tempfile::TempDir;
+use testkit::{NatsOptions, NatsServer};
+
+use super::program::{Program, text};
+
+/// A pipeline of its own around two clusters; streams of one nats-server may not share subjects, so
+/// each has a nats-server too.
+pub(crate) struct Pipeline {
+    pub(crate) nats: NatsServer,
+    /// The source's hosts.
+    pub(crate) source: String,
+    /// The target's hosts.
+    pub(crate) target: String,
+    /// Index patterns.
+    pub(crate) patterns: String,
+    /// More flags for both.
+    pub(crate) common: Vec<String>,
+    folder: TempDir,
+}
+
+impl Pipeline {
+    /// With a nats-server that runs and nothing else.
+    pub(crate) async fn new(source: &str, target: &str, patterns: &str) -> Result<Pipeline> {
+        Ok(Pipeline {
+            nats: NatsServer::start(NatsOptions::default()).await?,
+            source: source.to_owned(),
+            target: target.to_owned(),
+            patterns: patterns.to_owned(),
+            common: Vec::new(),
+            folder: tempfile::tempdir()?,
+        })
+    }
+
+    /// Where the watcher of that name keeps its checkpoints.
+    pub(crate) fn checkpoint_path(&self, watcher: &str) -> std::path::PathBuf {
+        self.folder.path().join(watcher)
+    }
+
+    /// The watcher's arguments; `folder` names its checkpoints.
+    pub(crate) fn watcher_arguments(&self, folder: &str) -> Vec<String> {
+        let checkpoints = text(&self.checkpoint_path(folder));
+        self.arguments(&[
+            "es-watcher",
+            "--es-hosts",
+            &self.source,
+            "--index-patterns",
+            &self.patterns,
+            "--checkpoint-path",
+            &checkpoints,
+        ])
+    }
+
+    /// The writer's arguments.
+    pub(crate) fn writer_arguments(&self, consumer: &str) -> Vec<String> {
+        self.arguments(&[
+            "es-writer",
+            "--es-hosts",
+            &self.target,
+            "--consumer",
+            consumer,
+        ])
+    }
+
+    /// Starts a watcher.
+    pub(crate) fn watcher(&self) -> Result<Program> {
+        Program::start(self.watcher_arguments("watcher"))
+    }
+
+    /// Starts a writer.
+    pub(crate) fn writer(&self) -> Result<Program> {
+        Program::start(self.writer_arguments("es-writer"))
+    }
+
+    fn arguments(&self, own: &[&str]) -> Vec<String> {
+        let mut arguments: Vec<String> = own.iter().map(|&text| text.to_owned()).collect();
+        arguments.extend(["--nats-url".to_owned(), self.nats.url()]);
+        arguments.extend(self.common.iter().cloned());
+        arguments
+    }
+}

@@ -1,0 +1,155 @@
+//! The program itself: built, and run as services whose metrics are read.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use testkit::Http;
+
+use crate::process::Process;
+
+/// How long a service may take to be ready.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// The `syncline` binary and the folder for what its processes leave.
+#[derive(Debug, Clone)]
+pub(crate) struct Program {
+    binary: PathBuf,
+    folder: PathBuf,
+}
+
+impl Program {
+    /// The release binary, built first unless one is given. `folder` is emptied.
+    pub(crate) fn prepare(given: Option<&Path>, folder: PathBuf) -> Result<Program> {
+        let binary = match given {
+            Some(given) => given
+                .canonicalize()
+                .with_context(|| format!("there is no program {}", given.display()))?,
+            None => build()?,
+        };
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder)?;
+        }
+        std::fs::create_dir_all(&folder)?;
+        Ok(Program { binary, folder })
+    }
+
+    /// Where it is.
+    pub(crate) fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// A path for something of one of its processes.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Runs a command that ends by itself; `name` is that of its log.
+    pub(crate) fn command(&self, name: &str, arguments: &[&str]) -> Result<Process> {
+        let log = self.file(&format!("{name}.log"));
+        Process::start(name, &self.binary, arguments, log)
+    }
+
+    /// Starts watching `indices` of `source` into the stream `ES_CHANGES`.
+    pub(crate) async fn watcher(
+        &self,
+        source: &str,
+        nats: &str,
+        indices: &str,
+        more: &[&str],
+    ) -> Result<Service> {
+        let checkpoint = self.file(&format!("checkpoint-{:08x}", fastrand::u32(..)));
+        let checkpoint = checkpoint.display().to_string();
+        let mut arguments = vec!["--es-hosts", source, "--nats-url", nats];
+        arguments.extend([
+            "--index-patterns",
+            indices,
+            "--checkpoint-path",
+            &checkpoint,
+        ]);
+        arguments.extend(more);
+        self.service("es-watcher", &arguments).await
+    }
+
+    /// Starts writing what the stream has into `target`.
+    pub(crate) async fn writer(&self, target: &str, nats: &str) -> Result<Service> {
+        let arguments = ["--es-hosts", target, "--nats-url", nats];
+        self.service("es-writer", &arguments).await
+    }
+
+    async fn service(&self, name: &str, arguments: &[&str]) -> Result<Service> {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let address = format!("127.0.0.1:{port}");
+        let mut all = vec![name, "--admin-listen", &address, "--log-format", "text"];
+        all.extend(arguments);
+        let mut service = Service {
+            process: self.command(name, &all)?,
+            admin: Http::new(&format!("http://{address}")),
+            address,
+        };
+        service.wait_until_ready().await?;
+        Ok(service)
+    }
+}
+
+/// Builds it as users run it. Cargo shows what it does.
+fn build() -> Result<PathBuf> {
+    eprintln!("building the program (release; minutes the first time)…");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--release", "--package", "syncline"])
+        .current_dir(testkit::checkout())
+        .status()
+        .context("cannot run cargo")?;
+    ensure!(
+        status.success(),
+        "`cargo build --release` failed ({status})"
+    );
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| testkit::checkout().join("target"), PathBuf::from);
+    Ok(target.join("release/syncline"))
+}
+
+/// A service of the program.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) process: Process,
+    admin: Http,
+    address: String,
+}
+
+impl Service {
+    /// Where its health and metrics are.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The sum of a metric over all labels; 0 when there is none of it yet.
+    pub(crate) async fn metric(&self, name: &str) -> Result<u64> {
+        let text = self.admin.get_json("/metrics").await?;
+        let text = text.as_str().unwrap_or_default();
+        let values = text.lines().filter_map(|line| {
+            let (key, value) = line.rsplit_once(' ')?;
+            let key = key.split('{').next()?;
+            (key == name).then(|| value.parse::<f64>().ok())?
+        });
+        Ok(values.sum::<f64>() as u64)
+    }
+
+    async fn wait_until_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + READY_WITHIN;
+        while self.admin.get_json("/health/ready").await.is_err() {
+            self.process.expect_alive()?;
+            let name = self.process.name();
+            ensure!(
+                Instant::now() < deadline,
+                "{name} is not ready: {}",
+                self.process.output()
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,14 @@
+//! Index patterns come from people: reading a list never panics, a list reads back as it is shown, and
+//! matching takes no longer than the texts are long.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use search::IndexPatterns;
+
+fuzz_target!(|input: (&str, &str, bool)| {
+    let (list, name, hidden) = input;
+    if let Ok(patterns) = list.parse::<IndexPatterns>() {
+        assert_eq!(patterns.to_string().parse(), Ok(patterns.clone()));
+        patterns.matches(name, hidden);
+    }
+});
