@@ -27,7 +27,7 @@ help: ## Show this menu
 		/^[a-z-]+:.*## / { printf "  %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: bootstrap ## Set everything up, sync real data between real clusters, prove it equal (KEEP=1 leaves it running)
+demo: setup ## Set everything up, sync real data between real clusters, prove it equal (KEEP=1 leaves it running)
 	@$(call timed,demo,$(CARGO) xtask demo $(if $(KEEP),--keep))
 
 .PHONY: setup

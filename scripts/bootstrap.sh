@@ -32,7 +32,7 @@ command -v cc >/dev/null || missing+=(gcc libc6-dev)
 channel=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
 
 if ! command -v cargo >/dev/null && ! command -v rustup >/dev/null; then
-    if may_install && apt-get update -qq >/dev/null && apt-cache show rustup >/dev/null 2>&1; then
+    if may_install && apt-get update -qq >/dev/null && apt-cache policy rustup | grep -q 'Candidate: [^(]'; then
         install_packages rustup
     else
         fail "Rust is missing: install rustup (https://rustup.rs, or Debian's package rustup where there is one) and run this again"

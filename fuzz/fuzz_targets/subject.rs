@@ -10,7 +10,11 @@ fuzz_target!(|text: &str| {
         assert_eq!(subject.to_string(), text);
     }
     if let Ok(filter) = expand_filter(text) {
-        assert_eq!(expand_filter(&filter), Ok(filter.clone()), "expanding twice changes nothing");
+        assert_eq!(
+            expand_filter(&filter),
+            Ok(filter.clone()),
+            "expanding twice changes nothing"
+        );
     }
     assert_eq!(token::decode(&token::encode(text)).as_deref(), Some(text));
     if let Some(decoded) = token::decode(text) {

@@ -212,11 +212,6 @@ impl JetStreamReader {
         }
     }
 
-    /// How many messages are behind the newest one read.
-    pub fn pending(&self) -> u64 {
-        self.pending
-    }
-
     /// The fencing token of this reader's lease.
     pub fn token(&self) -> u64 {
         self.lease.token()
@@ -431,6 +426,10 @@ impl MessageSource for JetStreamReader {
 
     async fn close(&mut self) -> Result<(), Fault> {
         Ok(self.lease.release().await?)
+    }
+
+    fn pending(&self) -> u64 {
+        self.pending
     }
 
     fn tenure(&self) -> Tenure {

@@ -12,7 +12,7 @@ pub enum WatchError {
     Search(#[from] Error),
     /// There is nothing to watch.
     #[error(
-        "no open index of the cluster {cluster:?} matches {patterns:?}; check --index-patterns \
+        "no open index of the cluster {cluster:?} matches {patterns:?}; check the patterns \
          (hidden indices and those that begin with a dot have to be named)"
     )]
     NoIndex {

@@ -156,6 +156,11 @@ impl SourceObserver for WatcherMetrics {
         self.trouble_with(condition, what, reason, pause);
     }
 
+    fn recovered(&self, what: &str) {
+        self.readiness.set(what, Ok(()));
+        tracing::info!(what, "works again");
+    }
+
     fn fine(&self) {
         self.looks.inc();
         self.readiness.set("source", Ok(()));

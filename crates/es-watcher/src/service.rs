@@ -84,33 +84,37 @@ pub async fn run(
         tenant: args.tenant.to_string(),
         stream: Some((info.name.clone(), info.created)),
     };
-    let checkpoints = Checkpoints::on_disk(DiskStore::open(&args.checkpoint_path, &owner)?);
-    let mut sink = JetStreamSink::new(
-        &bus,
-        SinkOptions {
-            stream: args.stream.clone(),
-            root: Root::Changes,
-            tenant: args.tenant.clone(),
-            zstd_level: (args.zstd_level > 0).then_some(args.zstd_level),
-            token: lease.token(),
-            tenure: lease.tenure(),
-            ack_timeout: ACK_TIMEOUT,
-        },
-    );
-    let observer = Arc::new(WatcherMetrics::new(
-        metrics,
-        health.readiness.clone(),
-        Some(heart),
-    ));
-    let options = source_options(&args);
-    let mut source = SearchSource::start(client, options, checkpoints, observer.clone());
-    let window = PublishOptions::default();
-    let publishing = publish(&mut source, &mut sink, &window, observer.as_ref(), shutdown);
-    let ended = tokio::select! {
-        ended = publishing => ended.map_err(ServiceError::from),
-        lost = lease.lost() => Err(lost.into()),
+    let watching = async {
+        let checkpoints = Checkpoints::on_disk(DiskStore::open(&args.checkpoint_path, &owner)?);
+        let mut sink = JetStreamSink::new(
+            &bus,
+            SinkOptions {
+                stream: args.stream.clone(),
+                root: Root::Changes,
+                tenant: args.tenant.clone(),
+                zstd_level: (args.zstd_level > 0).then_some(args.zstd_level),
+                token: lease.token(),
+                tenure: lease.tenure(),
+                ack_timeout: ACK_TIMEOUT,
+            },
+        );
+        let observer = Arc::new(WatcherMetrics::new(
+            metrics,
+            health.readiness.clone(),
+            Some(heart),
+        ));
+        let options = source_options(&args);
+        let mut source = SearchSource::start(client, options, checkpoints, observer.clone());
+        let window = PublishOptions::default();
+        let publishing = publish(&mut source, &mut sink, &window, observer.as_ref(), shutdown);
+        let ended = tokio::select! {
+            ended = publishing => ended.map_err(ServiceError::from),
+            lost = lease.lost() => Err(lost.into()),
+        };
+        source.close().await;
+        ended
     };
-    source.close().await;
+    let ended = watching.await;
     if let Err(error) = lease.release().await {
         tracing::warn!(%error, "the lease could not be given back; a successor waits until it has run out");
     }

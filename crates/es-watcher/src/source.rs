@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use pipeline::{Captured, ChangeSource, Fault};
+use runtime::backoff::Backoff;
 use search::{Client, IndexInfo, IndexPatterns};
 use tokio::{
     sync::{Semaphore, mpsc, watch},
@@ -50,6 +51,8 @@ pub trait SourceObserver: Send + Sync {
     fn behind(&self, _shard: &ShardKey, _operations: u64) {}
     /// Something failed and is tried again after a pause.
     fn trouble(&self, _what: &str, _reason: &dyn std::fmt::Display, _pause: Duration) {}
+    /// What was in trouble works again.
+    fn recovered(&self, _what: &str) {}
     /// The source answers.
     fn fine(&self) {}
 }
@@ -60,6 +63,8 @@ impl SourceObserver for () {}
 const PAGES: usize = 2;
 /// How long confirmed positions are gathered before they are stored together.
 const STORE_EVERY: Duration = Duration::from_millis(100);
+/// The longest pause before positions that could not be stored are tried again.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
 
 /// The changes of a search cluster.
 #[derive(Debug)]
@@ -144,22 +149,34 @@ async fn keep(
     mut confirmed: watch::Receiver<HashMap<Arc<ShardKey>, Checkpoint>>,
     observer: Arc<dyn SourceObserver>,
 ) {
+    let mut backoff = Backoff::new(STORE_EVERY, STORE_AGAIN);
     let mut open = true;
     while open {
         open = confirmed.changed().await.is_ok();
         let newest: Vec<Checkpoint> = confirmed.borrow_and_update().values().cloned().collect();
         let store = checkpoints.clone();
         let stored = tokio::task::spawn_blocking(move || store.commit(&newest)).await;
-        match stored {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                observer.trouble("checkpoint", &error, STORE_EVERY);
-                confirmed.mark_changed();
+        let stored = match stored {
+            Ok(stored) => stored.map_err(Fault::retry),
+            Err(panic) => Err(Fault::retry(panic)),
+        };
+        let pause = match stored {
+            Ok(()) => {
+                if backoff.attempts() > 0 {
+                    observer.recovered("checkpoint");
+                    backoff.reset();
+                }
+                STORE_EVERY
             }
-            Err(panic) => observer.trouble("checkpoint", &panic, STORE_EVERY),
-        }
+            Err(fault) => {
+                let pause = backoff.next_delay();
+                observer.trouble("checkpoint", &fault, pause);
+                confirmed.mark_changed();
+                pause
+            }
+        };
         if open {
-            tokio::time::sleep(STORE_EVERY).await;
+            tokio::time::sleep(pause).await;
         }
     }
 }

@@ -46,6 +46,7 @@ pub struct WriterMetrics {
     lag: Family<IndexLabel, Histogram, fn() -> Histogram>,
     newest: Family<IndexLabel, Gauge<f64, AtomicU64>>,
     retries: Family<WhatLabel, Counter>,
+    pending: Gauge,
     entries: Gauge,
     in_flight_bytes: Gauge,
     refused: AtomicU64,
@@ -76,6 +77,7 @@ impl WriterMetrics {
             lag: Family::new_with_constructor(|| Histogram::new(seconds_buckets())),
             newest: Family::default(),
             retries: Family::default(),
+            pending: Gauge::default(),
             entries: Gauge::default(),
             in_flight_bytes: Gauge::default(),
             refused: AtomicU64::new(0),
@@ -101,6 +103,11 @@ impl WriterMetrics {
                 new.newest.clone(),
             );
             registry.register("retries", "Operations that failed and were tried again", new.retries.clone());
+            registry.register(
+                "behind_messages",
+                "Messages of the stream that this writer has not read yet",
+                new.pending.clone(),
+            );
             registry.register("in_flight_entries", "Log entries read and not settled", new.entries.clone());
             registry.register("in_flight_bytes", "Their bytes", new.in_flight_bytes.clone());
         });
@@ -188,6 +195,10 @@ impl Observer for WriterMetrics {
         if let Some(heart) = &self.heart {
             heart.beat();
         }
+    }
+
+    fn pending(&self, entries: u64) {
+        self.pending.set(entries as i64);
     }
 
     fn in_flight(&self, entries: usize, bytes: usize) {

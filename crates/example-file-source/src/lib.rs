@@ -116,7 +116,9 @@ impl ChangeSource for FileSource {
 fn change(number: u64, line: String) -> Result<Change, Fault> {
     if let Err(error) = serde_json::from_str::<&serde_json::value::RawValue>(&line) {
         let remedy = "correct the line and start again: the lines before it are not sent twice";
-        return Err(Fault::fatal(format!("line {number} is no JSON: {error}; {remedy}")));
+        return Err(Fault::fatal(format!(
+            "line {number} is no JSON: {error}; {remedy}"
+        )));
     }
     let id = number.to_string();
     Ok(Change {

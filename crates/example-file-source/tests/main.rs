@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
-//! The source in the loops it is made for, with a target in memory.
+//! The source in the loops it is made for, with a target in memory, and the program with a real one.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -7,6 +7,9 @@ use example_file_source::FileSource;
 use pipeline::{
     ApplyOptions, ChangeSource, Fault, PublishOptions, apply, channel, fake::MemoryStore, publish,
 };
+use serde_json::json;
+use testkit::{Product, SearchNode};
+use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 async fn sync(file: &Path, store: &MemoryStore) -> Result<(), Fault> {
@@ -95,4 +98,41 @@ async fn a_line_that_is_no_json_is_named_and_nothing_behind_it_is_confirmed() {
     let confirmed = fs::read_to_string(folder.path().join("lines.checkpoint"));
     let confirmed: u64 = confirmed.map_or(0, |text| text.parse().unwrap());
     assert!(confirmed <= 500, "confirmed up to line {confirmed}");
+}
+
+#[tokio::test]
+async fn the_program_writes_every_line_into_a_real_cluster() {
+    let node = SearchNode::shared(Product::Os2).await;
+    let index = testkit::unique_name("lines");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("lines.ndjson");
+    fs::write(&file, lines(1..1_001)).unwrap();
+
+    let mut program = Command::new(env!("CARGO_BIN_EXE_example-file-source"));
+    program
+        .current_dir(&folder)
+        .arg(&file)
+        .args([&index, &node.url()]);
+    let output = program.output().await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+
+    let http = node.http();
+    let refresh = format!("/{index}/_refresh");
+    http.post_json(&refresh, &json!({})).await.unwrap();
+    let search = format!("/{index}/_search");
+    let everything = json!({ "size": 2_000, "version": true });
+    let found = http.post_json(&search, &everything).await.unwrap();
+    let mut documents: Vec<(String, String)> = Vec::new();
+    for hit in found["hits"]["hits"].as_array().unwrap() {
+        let id = hit["_id"].as_str().unwrap();
+        assert_eq!(
+            hit["_version"].to_string(),
+            id,
+            "the version is the number of the line"
+        );
+        documents.push((id.to_owned(), hit["_source"].to_string()));
+    }
+    documents.sort_by_key(|(id, _)| id.parse::<u64>().unwrap());
+    assert_eq!(documents, expected(1..1_001));
+    http.delete(&format!("/{index}")).await.unwrap();
 }

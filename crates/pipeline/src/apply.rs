@@ -145,6 +145,10 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
+                _ = pulse.tick() => {
+                    self.observer.alive();
+                    self.observer.pending(source.pending());
+                }
                 Some(ended) = self.tasks.join_next() => lane_result(ended)?,
                 Some(sequence) = settled.recv(), if entries > 0 => {
                     self.settled(source, sequence).await?;
@@ -156,7 +160,6 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
                         self.commit(source).await?;
                     }
                 },
-                _ = pulse.tick() => self.observer.alive(),
             }
         }
     }

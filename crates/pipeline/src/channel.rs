@@ -75,6 +75,10 @@ impl MessageSource for ChannelSource {
         Ok(())
     }
 
+    fn pending(&self) -> u64 {
+        self.incoming.len() as u64
+    }
+
     fn tenure(&self) -> Tenure {
         Tenure::unlimited()
     }

@@ -199,6 +199,10 @@ impl MessageSource for MemoryReader {
         Ok(())
     }
 
+    fn pending(&self) -> u64 {
+        lock(&self.log.inner.state).entries.len() as u64 - self.next
+    }
+
     fn tenure(&self) -> Tenure {
         Tenure::unlimited()
     }

@@ -81,6 +81,9 @@ pub trait MessageSource: Send {
     /// Stores the last committed floor now and lets the next reader begin at once.
     fn close(&mut self) -> impl Future<Output = Result<(), Fault>> + Send;
 
+    /// How many entries of the log were waiting behind the one delivered last.
+    fn pending(&self) -> u64;
+
     /// Until when this reader may act on what it has read.
     fn tenure(&self) -> Tenure;
 }
@@ -223,6 +226,9 @@ pub trait Observer: Send + Sync + 'static {
 
     /// The loop has come round, with or without work. Called at least every few seconds.
     fn alive(&self) {}
+
+    /// So many entries of the log wait to be read. Called together with `alive`.
+    fn pending(&self, _entries: u64) {}
 
     /// How much has been read and is not settled yet, in entries and bytes.
     fn in_flight(&self, _entries: usize, _bytes: usize) {}

@@ -6,7 +6,7 @@ use clap::{Args, Command, FromArgMatches};
 use config::{Resolved, Resolver};
 use runtime::exit::Exit;
 
-use crate::{check, program, reference, sync, up};
+use crate::{check, program, reference, sync, up, verify};
 
 /// The sections a configuration file may have: one for each command that runs for long.
 pub(crate) const SECTIONS: &[&str] = &["es-watcher", "es-writer", "nats-server", "up", "sync"];
@@ -28,6 +28,13 @@ const COMMANDS: &[Entry] = &[
         name: "up",
         about: "Runs watcher, embedded nats-server and writer as one program",
         run: |name, argv| start::<up::Args>(name, argv, up::run),
+    },
+    Entry {
+        name: "verify",
+        about: "Compares two clusters completely; the exit code says whether they are equal",
+        run: |name, argv| {
+            start::<verify::Args>(name, argv, |args| program::command(verify::run(args)))
+        },
     },
     Entry {
         name: "check",

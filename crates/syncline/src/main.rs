@@ -8,6 +8,7 @@ mod progress;
 mod reference;
 mod sync;
 mod up;
+mod verify;
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 

@@ -22,8 +22,8 @@ switch takes a value after an equals sign, so that a flag can also switch off wh
 `--es-gzip=false`. `--check-config` prints what was resolved, secrets hidden, and ends.
 
 Times are written `250ms`, `10s`, `5m`, `2h`, `1d`; a bare number is milliseconds. Sizes are written `512`,
-`64KB`, `5MB`, `1GB`, in powers of 1024. Lists are separated by commas; in a file they may also be YAML
-lists.
+`64KB`, `5MB`, `1GB`, in powers of 1024. Lists are separated by commas; in a file, lists of hosts and of
+subjects may also be YAML lists.
 
 `syncline up FILE` runs what the file has sections for. Its sections take their values from the file
 alone, because a variable such as `ES_HOSTS` cannot mean source and target at once.

@@ -104,6 +104,10 @@ enum SyncError {
         "the source {0} and the target are the same cluster: a copy would overwrite its own source"
     )]
     Same(String),
+    #[error(
+        "source: no open index of the cluster {cluster:?} is called {name:?}; correct --indices"
+    )]
+    Missing { name: String, cluster: String },
     #[error(transparent)]
     Checkpoint(#[from] es_watcher::CheckpointError),
     #[error(transparent)]
@@ -140,6 +144,7 @@ async fn copy(args: Args) -> Result<(), SyncError> {
     if *cluster == target.server().cluster_uuid && !cluster.is_empty() {
         return Err(SyncError::Same(source.server().cluster_name.clone()));
     }
+    check_names(&source, &args.indices).await?;
     let progress = Arc::new(Progress::new(&totals(&source, &args.indices).await?));
     let (_shutdown, token) = program::on_signals(Duration::from_secs(20))?;
     let ended = join(&args, source, target, &progress, &token).await;
@@ -162,6 +167,24 @@ async fn copy(args: Args) -> Result<(), SyncError> {
             file: args.dead_letters,
         }),
     }
+}
+
+/// Checks that each index that is named is there: a slip in one of several must not go unnoticed.
+async fn check_names(source: &Client, patterns: &IndexPatterns) -> Result<(), SyncError> {
+    for name in patterns.names() {
+        let alone = name.parse().expect("a part of a valid list is valid");
+        let found = source
+            .list_indices(&alone)
+            .await
+            .map_err(SyncError::Source)?;
+        if found.is_empty() {
+            return Err(SyncError::Missing {
+                name: name.to_owned(),
+                cluster: source.server().cluster_name.clone(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// How many documents each index has, for the bars.

@@ -102,7 +102,7 @@ impl Changer {
             self.number += 1;
             let (index, documents) = self.places[self.dice.usize(..self.places.len())];
             let number = self.number;
-            let id = if number % 2 == 0 {
+            let id = if number.is_multiple_of(2) {
                 let id = self.dice.u64(1..=documents).to_string();
                 let action = json!({ "update": { "_index": index.name(), "_id": id } });
                 body.push_str(&format!(

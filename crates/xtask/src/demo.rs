@@ -8,16 +8,17 @@ mod report;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use testkit::datasets::Dataset;
 use testkit::process::Usage;
 use testkit::{NatsOptions, NatsServer, NodeOptions, Product, SearchNode};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::carrier::Carrier;
 use crate::changes::{Changer, Lag, look_for};
 use crate::indices::Index;
-use crate::program::{Program, Service};
+use crate::program::Program;
 use crate::steps::Steps;
 use report::{Figures, Load};
 
@@ -51,12 +52,10 @@ const INDICES: [Index; 3] = [
 const CHANGES_PER_SECOND: u32 = 200;
 /// How long changes are followed after the copy, with a look at how long they take.
 const FOLLOW: Duration = Duration::from_secs(10);
-/// How long copying, or catching up, may take.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Runs the task.
 pub(crate) async fn run(args: &Args) -> Result<()> {
-    let running = tokio::select! {
+    let mut running = tokio::select! {
         biased;
         stopped = signals() => {
             stopped?;
@@ -68,7 +67,9 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
         running.show();
         signals().await?;
     }
-    running.stop().await
+    running.carrier.stop().await?;
+    ensure!(running.equal, "source and target differ");
+    Ok(())
 }
 
 async fn signals() -> Result<()> {
@@ -87,48 +88,11 @@ async fn demo(args: &Args) -> Result<Running> {
     let steps = Steps::default();
     let servers = Servers::start(&steps).await?;
     let loads = load(&servers, &steps).await?;
-    let mut pipeline = Pipeline::start(&program, &servers, &steps).await?;
-    let mut figures = pipeline.follow(&servers, loads, &steps).await?;
-    figures.equal = verify(&program, &servers, &steps).await?;
-    println!("{}", figures.table(began.elapsed()));
-    let running = Running { pipeline, servers };
-    if !figures.equal && !args.keep {
-        running.stop().await?;
-        bail!("source and target differ");
-    }
+    let mut running = start(&program, servers, &steps).await?;
+    let figures = running.follow(loads, &steps).await?;
+    running.equal = verify(&program, &running.servers, &steps).await?;
+    println!("{}", figures.text(running.equal, began.elapsed()));
     Ok(running)
-}
-
-/// What runs at the end of the demo.
-struct Running {
-    pipeline: Pipeline,
-    servers: Servers,
-}
-
-impl Running {
-    fn show(&self) {
-        let (source, target) = (&self.servers.source, &self.servers.target);
-        println!("\nleft running:");
-        println!("  source      {}  {}", source.url(), source.product());
-        println!("  target      {}  {}", target.url(), target.product());
-        println!("  nats        {}", self.servers.nats.url());
-        println!(
-            "  es-watcher  http://{}/metrics",
-            self.pipeline.watcher.address()
-        );
-        println!(
-            "  es-writer   http://{}/metrics",
-            self.pipeline.writer.address()
-        );
-        println!("Ctrl-C ends all of it.");
-    }
-
-    /// Ends the services in order, then the servers.
-    async fn stop(mut self) -> Result<()> {
-        self.pipeline.watcher.process.stop().await?;
-        self.pipeline.writer.process.stop().await?;
-        Ok(())
-    }
 }
 
 /// The three servers.
@@ -140,19 +104,15 @@ struct Servers {
 
 impl Servers {
     async fn start(steps: &Steps) -> Result<Servers> {
-        let what = format!(
-            "starting {}, {} and nats-server",
-            Product::Es8,
-            Product::Os2
-        );
-        let step = steps.begin(&what, None);
+        let (source, target) = (Product::Es8, Product::Os2);
+        let step = steps.begin(&format!("starting {source}, {target}, nats-server"), None);
         let options = NodeOptions {
             heap_megabytes: 1024,
             ..NodeOptions::default()
         };
         let (source, target, nats) = tokio::try_join!(
-            SearchNode::start_with(Product::Es8, options.clone()),
-            SearchNode::start_with(Product::Os2, options),
+            SearchNode::start_with(source, options.clone()),
+            SearchNode::start_with(target, options),
             NatsServer::start(NatsOptions::default()),
         )?;
         step.done(steps, "they answer");
@@ -162,15 +122,23 @@ impl Servers {
             nats,
         })
     }
+
+    /// What each has used so far.
+    fn used(&self) -> Result<[(&'static str, Usage); 3]> {
+        Ok([
+            ("nats-server", Usage::of(self.nats.pid())?),
+            ("Elasticsearch", Usage::of(self.source.pid())?),
+            ("OpenSearch", Usage::of(self.target.pid())?),
+        ])
+    }
 }
 
 async fn load(servers: &Servers, steps: &Steps) -> Result<Vec<Load>> {
     let source = servers.source.http();
     let mut loads = Vec::new();
     for index in INDICES {
-        let name = index.name();
         let total = index.dataset.documents()? as u64;
-        let step = steps.begin(&format!("loading {name}"), Some(total));
+        let step = steps.begin(&format!("loading {}", index.name()), Some(total));
         index.create(&source).await?;
         let (documents, bytes) = index.load(&source, |done| step.at(done)).await?;
         step.done(steps, &format!("{documents} documents"));
@@ -183,61 +151,50 @@ async fn load(servers: &Servers, steps: &Steps) -> Result<Vec<Load>> {
     Ok(loads)
 }
 
-/// The two services.
-struct Pipeline {
-    began: Instant,
-    watcher: Service,
-    writer: Service,
+async fn start(program: &Program, servers: Servers, steps: &Steps) -> Result<Running> {
+    let step = steps.begin("starting es-watcher and es-writer", None);
+    let (source, target) = (servers.source.url(), servers.target.url());
+    let nats = servers.nats.url();
+    let carrier = Carrier::start(program, &source, &nats, &target, &names()).await?;
+    step.done(steps, "they are ready");
+    Ok(Running {
+        carrier,
+        servers,
+        equal: false,
+    })
 }
 
-impl Pipeline {
-    async fn start(program: &Program, servers: &Servers, steps: &Steps) -> Result<Pipeline> {
-        let step = steps.begin("starting es-watcher and es-writer", None);
-        let (source, target) = (servers.source.url(), servers.target.url());
-        let nats = servers.nats.url();
-        let names = INDICES.map(Index::name).join(",");
-        let began = Instant::now();
-        let watcher = program.watcher(&source, &nats, &names, &[]).await?;
-        let writer = program.writer(&target, &nats).await?;
-        step.done(steps, "they are ready");
-        Ok(Pipeline {
-            began,
-            watcher,
-            writer,
-        })
-    }
+/// What runs once everything is loaded. The services end before the servers.
+struct Running {
+    carrier: Carrier,
+    servers: Servers,
+    equal: bool,
+}
 
+impl Running {
     /// Changes documents while everything is copied, then for some seconds more, and waits for the last of them.
-    async fn follow(
-        &mut self,
-        servers: &Servers,
-        loads: Vec<Load>,
-        steps: &Steps,
-    ) -> Result<Figures> {
+    async fn follow(&mut self, loads: Vec<Load>, steps: &Steps) -> Result<Figures> {
+        let before = self.servers.used()?;
         let places = loads.iter().map(|load| (load.index, load.documents));
-        let mut changer = Changer::new(servers.source.http(), places.collect());
+        let mut changer = Changer::new(self.servers.source.http(), places.collect());
         let total = loads.iter().map(|load| load.documents).sum();
         let copied = self.copy(&mut changer, total, steps).await?;
-        let copying = self.began.elapsed();
-        let lag = self.changes(&mut changer, servers, steps).await?;
-
-        let step = steps.begin("waiting until all is settled", None);
-        let settled = self.caught_up().await?;
-        step.done(steps, &format!("{settled} changes"));
+        let copying = self.carrier.began.elapsed();
+        let lag = self.changes(&mut changer, steps).await?;
+        let settled = self.carrier.caught_up().await?;
+        let mut processes = vec![
+            ("es-watcher", self.carrier.watcher.process.used()?),
+            ("es-writer", self.carrier.writer.process.used()?),
+        ];
+        let servers = self.servers.used()?.into_iter().zip(before);
+        processes.extend(servers.map(|((name, now), (_, before))| (name, now.since(&before))));
         Ok(Figures {
             loads,
             copied,
             copying,
             settled,
             lag,
-            processes: vec![
-                ("es-watcher", self.watcher.process.used()?),
-                ("es-writer", self.writer.process.used()?),
-                ("nats-server", Usage::of(servers.nats.pid())?),
-                ("Elasticsearch", Usage::of(servers.source.pid())?),
-                ("OpenSearch", Usage::of(servers.target.pid())?),
-            ],
-            equal: false,
+            processes,
         })
     }
 
@@ -247,7 +204,10 @@ impl Pipeline {
         let step = steps.begin(&what, Some(total));
         let mut settled = Ok(0);
         let copied = async {
-            settled = self.until_settled(|settled| step.at(settled), total).await;
+            settled = self
+                .carrier
+                .until_settled(total, |done| step.at(done))
+                .await;
         };
         changer.run(CHANGES_PER_SECOND, None, copied).await?;
         let settled = settled?;
@@ -255,92 +215,50 @@ impl Pipeline {
         Ok(settled)
     }
 
-    async fn until_settled(&mut self, show: impl Fn(u64), total: u64) -> Result<u64> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let settled = self.writer.metric(SETTLED).await?;
-            show(settled);
-            if settled >= total {
-                return Ok(settled);
-            }
-            self.expect_going_on(deadline)?;
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    async fn changes(
-        &mut self,
-        changer: &mut Changer,
-        servers: &Servers,
-        steps: &Steps,
-    ) -> Result<Lag> {
+    async fn changes(&mut self, changer: &mut Changer, steps: &Steps) -> Result<Lag> {
         // What changed during the copy has to be through, or its end would be taken for lag.
-        self.caught_up().await?;
+        self.carrier.caught_up().await?;
         let what = format!("following {CHANGES_PER_SECOND} changes/s");
         let step = steps.begin(&what, None);
         let (samples, arriving) = mpsc::channel(10_000);
-        let target = servers.target.http();
+        let target = self.servers.target.http();
         let end = tokio::time::sleep(FOLLOW);
         let (changed, lag) = tokio::try_join!(
             changer.run(CHANGES_PER_SECOND, Some(samples), end),
             look_for(&target, arriving),
         )?;
-        let how = format!("{} changes, {} looked for", changed.changes, lag.samples());
-        step.done(steps, &how);
+        let (changes, samples) = (changed.changes, lag.samples());
+        step.done(steps, &format!("{changes} changes, {samples} looked for"));
         Ok(lag)
     }
 
-    /// Waits until the watcher has seen the source at rest and everything published is written; returns how many
-    /// changes that were.
-    async fn caught_up(&mut self) -> Result<u64> {
-        let deadline = Instant::now() + PATIENCE;
-        let looks = self.watcher.metric(LOOKS).await?;
-        loop {
-            // A look that began after now sees every change that came before.
-            let looked = self.watcher.metric(LOOKS).await? >= looks + 2;
-            let behind = self.watcher.metric(BEHIND).await?;
-            let published = self.watcher.metric(PUBLISHED).await?;
-            let settled = self.writer.metric(SETTLED).await?;
-            if looked && behind == 0 && published == settled {
-                return Ok(settled);
-            }
-            self.expect_going_on(deadline).with_context(|| {
-                format!("behind {behind}, published {published}, settled {settled}")
-            })?;
-            tokio::time::sleep(Duration::from_millis(20)).await;
+    fn show(&self) {
+        let (source, target) = (&self.servers.source, &self.servers.target);
+        println!("\nleft running:");
+        println!("  source      {}  {}", source.url(), source.product());
+        println!("  target      {}  {}", target.url(), target.product());
+        println!("  nats        {}", self.servers.nats.url());
+        for service in [&self.carrier.watcher, &self.carrier.writer] {
+            let (name, address) = (service.process.name(), service.address());
+            println!("  {name:10}  http://{address}/metrics");
         }
-    }
-
-    fn expect_going_on(&mut self, deadline: Instant) -> Result<()> {
-        self.watcher.process.expect_alive()?;
-        self.writer.process.expect_alive()?;
-        ensure!(
-            Instant::now() < deadline,
-            "nothing more came for {PATIENCE:?}"
-        );
-        Ok(())
+        println!("Ctrl-C ends all of it.");
     }
 }
 
-const SETTLED: &str = "syncline_writer_changes_total";
-const PUBLISHED: &str = "syncline_watcher_changes_total";
-const LOOKS: &str = "syncline_watcher_looks_total";
-const BEHIND: &str = "syncline_watcher_behind_operations";
+fn names() -> String {
+    INDICES.map(Index::name).join(",")
+}
 
 /// Compares both sides completely.
 async fn verify(program: &Program, servers: &Servers, steps: &Steps) -> Result<bool> {
     let step = steps.begin("verifying every document", None);
     let (source, target) = (servers.source.url(), servers.target.url());
-    let names = INDICES.map(Index::name).join(",");
+    let names = names();
     let arguments = ["verify", &source, &target, "--indices", &names];
     let mut verify = program.command("verify", &arguments)?;
-    let finished = verify.finish().await?;
-    let how = if finished.success {
-        "equal"
-    } else {
-        "different"
-    };
-    step.done(steps, how);
+    let equal = verify.finish().await?.success;
+    step.done(steps, if equal { "equal" } else { "NOT equal" });
     println!("{}", verify.output().trim_end());
-    Ok(finished.success)
+    Ok(equal)
 }

@@ -16,6 +16,7 @@ pub(crate) struct Index {
 }
 
 impl Index {
+    #[cfg(feature = "bench")]
     pub(crate) const FLIGHTS: Index = Index {
         dataset: Dataset::Flights,
         shards: 2,
@@ -52,18 +53,17 @@ impl Index {
         Ok((documents, file.metadata()?.len() - documents))
     }
 
-    /// Loads `count` documents, the dataset again and again under new ids.
+    /// Loads `count` documents: the given ones again and again under new ids.
     #[cfg(feature = "bench")]
-    pub(crate) async fn load_many(self, server: &Http, count: u64) -> Result<()> {
-        let documents = self.documents()?;
+    pub(crate) async fn fill(self, server: &Http, documents: &[String], count: u64) -> Result<()> {
         let bodies = (0..count).step_by(CHUNK).map(|first| {
             let ids = first..count.min(first + CHUNK as u64);
-            let documents_of = ids.clone().map(|id| {
+            let lines = ids.clone().map(|id| {
                 let document = &documents[id as usize % documents.len()];
                 format!("{{\"index\":{{\"_id\":\"{}\"}}}}\n{document}\n", id + 1)
             });
             Ok(BulkBody {
-                body: documents_of.collect(),
+                body: lines.collect(),
                 documents: ids.count(),
             })
         });
@@ -112,7 +112,7 @@ impl Index {
 const BODY: usize = 2 << 20;
 /// How large a bulk is, in documents of which there may be many.
 #[cfg(feature = "bench")]
-const CHUNK: usize = 5000;
+const CHUNK: usize = 4000;
 
 async fn send(server: &Http, path: &str, bulk: BulkBody) -> Result<u64> {
     server.post_ndjson(path, bulk.body).await?;

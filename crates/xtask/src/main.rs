@@ -1,7 +1,9 @@
 //! The longer development tasks behind the Makefile: `cargo xtask TASK`.
 
 mod bench;
+mod carrier;
 mod changes;
+mod chaos;
 mod datasets;
 mod demo;
 mod indices;
@@ -36,6 +38,8 @@ enum Task {
     Demo(demo::Args),
     /// Measures against other tools, and what this one costs.
     Bench(bench::Args),
+    /// Kills and pauses a pipeline under load, seed after seed, and wants equality.
+    Chaos(chaos::Args),
 }
 
 #[tokio::main]
@@ -44,6 +48,7 @@ async fn main() -> ExitCode {
         Task::Setup(args) => setup::run(&args),
         Task::Servers(command) => servers::run(command).await,
         Task::Datasets => datasets::run(),
+        Task::Chaos(args) => chaos::run(&args),
         Task::Demo(args) => demo::run(&args).await,
         Task::Bench(args) => bench::run(&args).await,
     };

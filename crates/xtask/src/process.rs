@@ -28,6 +28,10 @@ pub(crate) struct Process {
 
 /// What a process took from its start to its end.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(
+    not(feature = "bench"),
+    allow(dead_code, reason = "figures for the benchmarks")
+)]
 pub(crate) struct Finished {
     pub(crate) elapsed: Duration,
     pub(crate) used: Usage,
@@ -69,11 +73,6 @@ impl Process {
     /// Its name in tables.
     pub(crate) fn name(&self) -> &str {
         &self.name
-    }
-
-    /// Its process id.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// What it printed so far.

@@ -37,6 +37,7 @@ impl Program {
     }
 
     /// Where it is.
+    #[cfg(feature = "bench")]
     pub(crate) fn binary(&self) -> &Path {
         &self.binary
     }

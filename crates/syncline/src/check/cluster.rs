@@ -1,7 +1,7 @@
 //! What is looked at in the same way at source and target.
 
-use model::IndexName;
-use search::{Client, ClientConfig, Error, Request, ShardStats, Window};
+use model::{DocumentId, IndexName};
+use search::{Client, ClientConfig, Error, MgetOptions, Request, ShardStats, Window};
 use serde::Deserialize;
 
 use super::report::Report;
@@ -86,6 +86,40 @@ pub(crate) async fn read_one(
         size: 1,
     };
     client.read_window(&window).await.map(drop)
+}
+
+/// Looks up a document that is not there by its id, as `verify` does where the sides differ.
+pub(crate) async fn look_up<'a>(
+    client: &Client,
+    indices: impl Iterator<Item = &'a IndexName>,
+) -> Result<(), Error> {
+    let id = format!("syncline-check-{:016x}", fastrand::u64(..));
+    let Ok(id) = DocumentId::try_from(id.as_str()) else {
+        return Ok(());
+    };
+    let options = MgetOptions {
+        source: false,
+        node: None,
+    };
+    for index in indices {
+        client.mget(index, &[(&id, None)], options).await?;
+    }
+    Ok(())
+}
+
+/// Says whether this side can be compared. A run does not need it.
+pub(crate) fn comparing(report: &mut Report, side: &str, outcome: Result<(), Error>) {
+    let what = format!("{side} comparing");
+    match outcome {
+        Ok(()) => report.ok(&what, "`syncline verify` may read everything it needs"),
+        Err(error @ Error::Forbidden { .. }) => {
+            report.ok(
+                &what,
+                format_args!("only `syncline verify` needs it: {error}"),
+            );
+        }
+        Err(error) => report.warn(&what, &error, remedy(&error)),
+    }
 }
 
 /// What to do besides what the error's own sentence says.

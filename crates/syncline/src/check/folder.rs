@@ -78,7 +78,7 @@ fn room(report: &mut Report, folder: &Path) {
             "",
         ),
         Ok(disk) => {
-            let free = disk.blocks_available() as u64 * disk.fragment_size() as u64;
+            let free = disk.blocks_available() * disk.fragment_size();
             let detail = format!("{} MB free", free >> 20);
             match free < LITTLE_ROOM {
                 false => report.ok(WHAT, detail),

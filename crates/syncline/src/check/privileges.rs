@@ -15,10 +15,10 @@ struct Role {
     elasticsearch: (&'static [&'static str], &'static [&'static str]),
 }
 
-const ROLES: [Role; 2] = [
+const ROLES: [Role; 3] = [
     Role {
         name: "syncline-source",
-        purpose: "a source, and both sides of verify",
+        purpose: "the source of sync or es-watcher",
         open_search: (
             &["cluster:monitor/main"],
             &[
@@ -36,7 +36,7 @@ const ROLES: [Role; 2] = [
     },
     Role {
         name: "syncline-target",
-        purpose: "a target",
+        purpose: "the target of sync or es-writer",
         open_search: (
             &["cluster:monitor/main", "indices:data/write/bulk"],
             &[
@@ -48,6 +48,25 @@ const ROLES: [Role; 2] = [
             ],
         ),
         elasticsearch: (&["monitor"], &["create_index", "index", "delete"]),
+    },
+    Role {
+        name: "syncline-verify",
+        purpose: "both sides of verify",
+        open_search: (
+            &["cluster:monitor/main", "indices:data/read/mget"],
+            &[
+                "indices:admin/get",
+                "indices:monitor/stats",
+                "indices:admin/refresh",
+                "indices:admin/refresh[s]",
+                "indices:data/read/search",
+                "indices:data/read/mget[shard]",
+            ],
+        ),
+        elasticsearch: (
+            &["monitor"],
+            &["view_index_metadata", "monitor", "maintenance", "read"],
+        ),
     },
 ];
 
@@ -83,7 +102,7 @@ pub(crate) fn page(indices: &IndexPatterns, json: bool) -> String {
         ));
     }
     page.push_str(
-        "Without the refresh privilege (indices:admin/refresh, maintenance) run with --source-refresh natural.\n",
+        "Without the refresh privilege (indices:admin/refresh, maintenance) run with --source-refresh natural, and verify with --no-refresh.\n",
     );
     page
 }

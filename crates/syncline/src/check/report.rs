@@ -79,7 +79,7 @@ impl Report {
             println!("{report:#}");
         } else {
             let total = self.findings.len();
-            println!("\n{total} checks: {failed} failed, {warned} with a warning");
+            println!("\n{failed} of {total} failed, {warned} with a warning");
         }
         match failed {
             0 => Exit::Success,

@@ -32,6 +32,8 @@ pub(crate) async fn look(
         }
         if let Some(stats) = statistics(report, &client, indices).await {
             reading(report, &client, indices, &stats).await;
+            let names = indices.iter().map(|index| &index.name);
+            cluster::comparing(report, "source", cluster::look_up(&client, names).await);
         }
     }
     Some(Source { client, indices })

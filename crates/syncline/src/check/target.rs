@@ -47,7 +47,9 @@ pub(crate) async fn look(report: &mut Report, config: &ClientConfig, plan: &Plan
     let existing = writing(report, &client, &names).await;
     creating(report, &client, &names).await;
     mapping(report, &client, &names).await;
-    reading(report, &client, &existing).await;
+    if !existing.is_empty() {
+        cluster::comparing(report, "target", read_all(&client, &existing).await);
+    }
     if plan.write_test {
         write_test(report, &client).await;
     }
@@ -197,22 +199,7 @@ async fn mapping(report: &mut Report, client: &Client, names: &[IndexName]) {
     report.ok(WHAT, "new fields may be added (indices:admin/mapping/put)");
 }
 
-/// Comparing needs the same privileges here as capturing needs at the source; writing needs none.
-async fn reading(report: &mut Report, client: &Client, existing: &[IndexName]) {
-    const WHAT: &str = "target reading";
-    if existing.is_empty() {
-        return;
-    }
-    match read_all(client, existing).await {
-        Ok(()) => report.ok(WHAT, "`syncline verify` may compare what is here"),
-        Err(error) => report.warn(
-            WHAT,
-            error,
-            "a run does not need it; `syncline verify` needs the privileges of a source here too",
-        ),
-    }
-}
-
+/// Reads as a comparison does.
 async fn read_all(client: &Client, existing: &[IndexName]) -> Result<(), Error> {
     let stats = client
         .shard_stats(&existing.iter().collect::<Vec<_>>())
@@ -224,7 +211,7 @@ async fn read_all(client: &Client, existing: &[IndexName]) -> Result<(), Error> 
             cluster::read_one(client, name, std::slice::from_ref(shard)).await?;
         }
     }
-    Ok(())
+    cluster::look_up(client, existing.iter()).await
 }
 
 /// The largest request the nodes take, where that may be seen.

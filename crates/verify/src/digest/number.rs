@@ -8,7 +8,7 @@ const SHORT: usize = 19;
 /// The most digits an exponent may have to be calculated with.
 const EXPONENT: usize = 18;
 
-impl Parser<'_> {
+impl<'a> Parser<'a> {
     /// Reads a number, which begins here.
     pub(super) fn number(&mut self) -> Result<u128, DigestError> {
         let start = self.at;
@@ -36,17 +36,14 @@ impl Parser<'_> {
     }
 
     /// Reads at least one digit.
-    fn digits<'b>(&mut self) -> Result<&'b [u8], DigestError>
-    where
-        Self: 'b,
-    {
-        let start = self.at;
+    fn digits(&mut self) -> Result<&'a [u8], DigestError> {
+        let (json, start) = (self.json, self.at);
         while let Some(b'0'..=b'9') = self.peek() {
             self.at += 1;
         }
         match start == self.at {
             true => Err(self.error()),
-            false => Ok(&self.json[start..self.at]),
+            false => Ok(&json[start..self.at]),
         }
     }
 

@@ -25,12 +25,11 @@ pub(crate) struct Figures {
     pub(crate) settled: u64,
     pub(crate) lag: Lag,
     pub(crate) processes: Vec<(&'static str, Usage)>,
-    pub(crate) equal: bool,
 }
 
 impl Figures {
     /// Everything for people to read.
-    pub(crate) fn table(&self, elapsed: Duration) -> String {
+    pub(crate) fn text(&self, equal: bool, elapsed: Duration) -> String {
         let mut table = Table::new();
         table.load_style(presets::UTF8_HORIZONTAL_ONLY);
         table.set_header(["index", "shards", "documents", "MB"]);
@@ -45,12 +44,12 @@ impl Figures {
         align(&mut table);
         format!(
             "\n{table}\n\n{}\n\n{}",
-            self.summary(elapsed),
+            self.summary(equal, elapsed),
             self.memory()
         )
     }
 
-    fn summary(&self, elapsed: Duration) -> Table {
+    fn summary(&self, equal: bool, elapsed: Duration) -> Table {
         let bytes: u64 = self.loads.iter().map(|load| load.bytes).sum();
         let seconds = self.copying.as_secs_f64();
         let milliseconds =
@@ -71,7 +70,7 @@ impl Figures {
                 "seconds for all of this",
                 format!("{:.0}", elapsed.as_secs_f64()),
             ),
-            ("equal", if self.equal { "yes" } else { "NO" }.to_owned()),
+            ("equal", if equal { "yes" } else { "NO" }.to_owned()),
         ];
         for (what, figure) in rows {
             table.add_row([what.to_owned(), figure]);

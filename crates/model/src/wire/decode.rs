@@ -1,0 +1,122 @@
+//! A message as a batch.
+
+use std::{borrow::Cow, io::Read};
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::{DecodeError, MAX_UNPACKED, Message};
+use crate::{Action, Batch, Change, Content, Document, DocumentId, Kind, Operation, Version};
+
+/// Reads a whole message back. For a message in parts, see [`Assembler`].
+///
+/// # Errors
+/// When the body is not what [`Encoder`] writes.
+pub fn decode(message: &Message) -> Result<Batch, DecodeError> {
+    let body = unpack(message)?;
+    let content = match message.subject.kind {
+        Kind::Definition => {
+            Content::Definition(serde_json::from_slice(&body).map_err(DecodeError::Definition)?)
+        }
+        Kind::Operation(operation) => {
+            Content::Changes(read_changes(&body, operation, message.envelope.count)?)
+        }
+    };
+    Ok(Batch {
+        index: message.subject.index.clone(),
+        origin: message.envelope.origin.clone(),
+        content,
+    })
+}
+
+fn unpack(message: &Message) -> Result<Bytes, DecodeError> {
+    if !message.envelope.compressed {
+        return Ok(message.body.clone());
+    }
+    let mut body = Vec::new();
+    zstd::Decoder::new(&message.body[..])
+        .and_then(|decoder| decoder.take(MAX_UNPACKED + 1).read_to_end(&mut body))
+        .map_err(DecodeError::Compression)?;
+    if body.len() as u64 > MAX_UNPACKED {
+        return Err(DecodeError::TooLarge);
+    }
+    Ok(body.into())
+}
+
+#[derive(Deserialize)]
+enum MetadataLine<'a> {
+    #[serde(rename = "index", borrow)]
+    Index(Metadata<'a>),
+    #[serde(rename = "delete", borrow)]
+    Delete(Metadata<'a>),
+}
+
+#[derive(Deserialize)]
+struct Metadata<'a> {
+    #[serde(borrow)]
+    _id: Cow<'a, str>,
+    #[serde(borrow)]
+    routing: Option<Cow<'a, str>>,
+    version: u64,
+}
+
+fn read_changes(
+    body: &Bytes,
+    operation: Operation,
+    count: usize,
+) -> Result<Vec<Change>, DecodeError> {
+    // A metadata line has more bytes than this: a false count cannot reserve much.
+    const SHORTEST_CHANGE: usize = 16;
+    let mut changes = Vec::with_capacity(count.min(body.len() / SHORTEST_CHANGE));
+    let mut lines = Lines { body, at: 0 };
+    while let Some(line) = lines.next_line()? {
+        let number = changes.len() + 1;
+        let metadata = serde_json::from_slice(&line)
+            .map_err(|source| DecodeError::Metadata { number, source })?;
+        let (metadata, action) = match (metadata, operation) {
+            (MetadataLine::Delete(metadata), Operation::Delete) => (metadata, Action::Delete),
+            (MetadataLine::Index(metadata), Operation::Index | Operation::Update) => {
+                let line = lines.next_line()?.ok_or(DecodeError::Truncated)?;
+                let document = Document::from_json(line);
+                match operation {
+                    Operation::Update => (metadata, Action::Update(document)),
+                    _ => (metadata, Action::Index(document)),
+                }
+            }
+            _ => return Err(DecodeError::WrongOperation { number, operation }),
+        };
+        changes.push(Change {
+            id: DocumentId::try_from(metadata._id.as_ref())?,
+            routing: metadata.routing.map(|r| r.into_owned().into()),
+            version: Version::try_from(metadata.version)?,
+            action,
+        });
+    }
+    if changes.len() != count {
+        return Err(DecodeError::Count {
+            said: count,
+            found: changes.len(),
+        });
+    }
+    Ok(changes)
+}
+
+/// The lines of a body, as slices of it.
+struct Lines<'a> {
+    body: &'a Bytes,
+    at: usize,
+}
+
+impl Lines<'_> {
+    /// The next line without its end; every line has one.
+    fn next_line(&mut self) -> Result<Option<Bytes>, DecodeError> {
+        let rest = &self.body[self.at..];
+        if rest.is_empty() {
+            return Ok(None);
+        }
+        let length = memchr::memchr(b'\n', rest).ok_or(DecodeError::Truncated)?;
+        let line = self.body.slice(self.at..self.at + length);
+        self.at += length + 1;
+        Ok(Some(line))
+    }
+}

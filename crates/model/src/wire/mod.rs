@@ -1,0 +1,182 @@
+//! A batch as messages of a stream, and back.
+//!
+//! The body of a message is what `_bulk` takes, so that everyone who operates a search cluster can
+//! read it: for each change a line of metadata and, unless it is a delete, a line with the document.
+//!
+//! ```text
+//! {"index":{"_id":"7","version":41,"version_type":"external"}}
+//! {"title":"Alien"}
+//! {"delete":{"_id":"8","version":42,"version_type":"external_gte"}}
+//! ```
+//!
+//! All changes of a message share one subject, which names index and operation. The headers
+//! ([`Envelope`]) say the rest. What is larger than the server's message limit is cut into parts
+//! that follow each other in the log; [`Assembler`] joins them again.
+//!
+//! Versions: a document is written with the strict `external`, a delete with `external_gte`,
+//! because a delete found by counting can carry the very version its document had (ADR 0003).
+
+mod decode;
+mod encode;
+mod parts;
+
+use std::str::FromStr;
+
+use bytes::Bytes;
+
+use crate::{NameError, Operation, Origin, Subject, VersionError};
+
+pub use decode::decode;
+pub use encode::{Encoder, write_change};
+pub use parts::Assembler;
+
+/// The format this build writes, and the newest it reads.
+pub const FORMAT: u32 = 1;
+
+/// The most a compressed message may unpack to, in bytes: above the largest request a search engine
+/// takes (100 MB), below what would hurt the reader.
+pub const MAX_UNPACKED: u64 = 128 << 20;
+
+const FORMAT_HEADER: &str = "Syncline-Format";
+const COUNT_HEADER: &str = "Syncline-Count";
+const PARTITION_HEADER: &str = "Syncline-Partition";
+const CAPTURED_HEADER: &str = "Syncline-Captured";
+const PART_HEADER: &str = "Syncline-Part";
+const ENCODING_HEADER: &str = "Content-Encoding";
+
+/// One message: what to publish, or what was read.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// Where it goes.
+    pub subject: Subject,
+    /// What its headers say.
+    pub envelope: Envelope,
+    /// Its body, compressed if the envelope says so.
+    pub body: Bytes,
+}
+
+/// The headers of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// How many changes the whole body holds; 0 for a definition.
+    pub count: usize,
+    /// See [`Origin`].
+    pub origin: Origin,
+    /// Whether the body is compressed with zstd.
+    pub compressed: bool,
+    /// Which part of how many, from (1, 1). Parts are cut after compression.
+    pub part: (u32, u32),
+}
+
+impl Envelope {
+    /// The headers, by name.
+    pub fn to_headers(&self) -> Vec<(&'static str, String)> {
+        let mut headers = vec![
+            (FORMAT_HEADER, FORMAT.to_string()),
+            (COUNT_HEADER, self.count.to_string()),
+            (PARTITION_HEADER, self.origin.partition.to_string()),
+            (CAPTURED_HEADER, self.origin.captured_ms.to_string()),
+        ];
+        if self.compressed {
+            headers.push((ENCODING_HEADER, "zstd".to_owned()));
+        }
+        if self.part.1 > 1 {
+            headers.push((PART_HEADER, format!("{}/{}", self.part.0, self.part.1)));
+        }
+        headers
+    }
+
+    /// Reads the headers through `header`, which looks one up by name.
+    ///
+    /// # Errors
+    /// When a header is missing or makes no sense, or when the message was written by a newer
+    /// Syncline.
+    pub fn from_headers<'a>(
+        header: impl Fn(&'static str) -> Option<&'a str>,
+    ) -> Result<Envelope, DecodeError> {
+        fn number<T: FromStr>(name: &'static str, value: Option<&str>) -> Result<T, DecodeError> {
+            let value = value.ok_or(DecodeError::MissingHeader(name))?;
+            value.parse().map_err(|_| DecodeError::BadHeader {
+                name,
+                value: value.to_owned(),
+            })
+        }
+        let format: u32 = number(FORMAT_HEADER, header(FORMAT_HEADER))?;
+        if format > FORMAT {
+            return Err(DecodeError::NewerFormat(format));
+        }
+        let compressed = match header(ENCODING_HEADER) {
+            None => false,
+            Some("zstd") => true,
+            Some(value) => {
+                let value = value.to_owned();
+                return Err(DecodeError::BadHeader {
+                    name: ENCODING_HEADER,
+                    value,
+                });
+            }
+        };
+        let part = match header(PART_HEADER) {
+            None => (1, 1),
+            Some(value) => parse_part(value).ok_or_else(|| DecodeError::BadHeader {
+                name: PART_HEADER,
+                value: value.to_owned(),
+            })?,
+        };
+        let partition =
+            header(PARTITION_HEADER).ok_or(DecodeError::MissingHeader(PARTITION_HEADER))?;
+        Ok(Envelope {
+            count: number(COUNT_HEADER, header(COUNT_HEADER))?,
+            origin: Origin {
+                partition: partition.into(),
+                captured_ms: number(CAPTURED_HEADER, header(CAPTURED_HEADER))?,
+            },
+            compressed,
+            part,
+        })
+    }
+}
+
+fn parse_part(value: &str) -> Option<(u32, u32)> {
+    let (part, of) = value.split_once('/')?;
+    let (part, of) = (part.parse().ok()?, of.parse().ok()?);
+    (1..=of).contains(&part).then_some((part, of))
+}
+
+/// Why a message cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum DecodeError {
+    #[error("the header {0} is missing: the message was not published by Syncline")]
+    MissingHeader(&'static str),
+    #[error("the header {name} has the value {value:?}, which makes no sense there")]
+    BadHeader { name: &'static str, value: String },
+    #[error(
+        "the message has format {0}, this build reads up to {FORMAT}: upgrade the reader first"
+    )]
+    NewerFormat(u32),
+    #[error("the body is not valid zstd: {0}")]
+    Compression(std::io::Error),
+    #[error("the body unpacks to more than {MAX_UNPACKED} bytes")]
+    TooLarge,
+    #[error("the body ends in the middle of a change")]
+    Truncated,
+    #[error("the metadata of change {number} is malformed: {source}")]
+    Metadata {
+        number: usize,
+        source: serde_json::Error,
+    },
+    #[error("change {number} does not belong under the subject's operation {operation}")]
+    WrongOperation { number: usize, operation: Operation },
+    #[error("the header says {said} changes, the body has {found}")]
+    Count { said: usize, found: usize },
+    #[error("the index definition is malformed: {0}")]
+    Definition(serde_json::Error),
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error(transparent)]
+    Version(#[from] VersionError),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+//! What is encoded is decoded, whatever it is and however it is cut.
+
+use std::collections::HashMap;
+
+use super::*;
+use crate::{
+    Action, Batch, Change, Content, Document, DocumentId, Epoch, IndexName, Kind, Root, Tenant,
+    Version,
+};
+use proptest::{collection::vec, option, prelude::*};
+
+fn changes() -> impl Strategy<Value = Vec<Change>> {
+    let document = prop_oneof![
+        Just("{}".to_owned()),
+        ".{0,200}".prop_map(|s| serde_json::json!({ "text": s }).to_string()),
+        "[a-z]{2000,9000}".prop_map(|s| serde_json::json!([s, 1.5, null]).to_string()),
+    ];
+    let change = (
+        ".{1,60}",
+        option::of(".{1,9}"),
+        0..1u64 << 55,
+        document,
+        0..3usize,
+    )
+        .prop_map(|(id, routing, position, document, action)| {
+            let document = Document::from_json(document.into());
+            Change {
+                id: DocumentId::try_from(id.as_str()).unwrap(),
+                routing: routing.map(Into::into),
+                version: Version::new(Epoch(3), position).unwrap(),
+                action: match action {
+                    0 => Action::Index(document),
+                    1 => Action::Update(document),
+                    _ => Action::Delete,
+                },
+            }
+        });
+    vec(change, 0..40)
+}
+
+fn batch(changes: Vec<Change>) -> Batch {
+    Batch {
+        index: IndexName::try_from("movies.v1").unwrap(),
+        origin: Origin {
+            partition: "elasticsearch/x/0".into(),
+            captured_ms: 77,
+        },
+        content: Content::Changes(changes),
+    }
+}
+
+/// As a message comes out of the stream: subject and headers as text.
+fn over_the_wire(message: &Message) -> Message {
+    let headers: HashMap<_, _> = message.envelope.to_headers().into_iter().collect();
+    Message {
+        subject: message.subject.to_string().parse().unwrap(),
+        envelope: Envelope::from_headers(|name| headers.get(name).map(String::as_str)).unwrap(),
+        body: message.body.clone(),
+    }
+}
+
+fn round_trip(encoder: &Encoder, batch: &Batch) -> Vec<Change> {
+    let mut assembler = Assembler::default();
+    let mut back = Vec::new();
+    for (sequence, message) in encoder.encode(batch).iter().enumerate() {
+        assert!(message.body.len() <= encoder.max_body);
+        if let Some(whole) = assembler.push(sequence as u64, over_the_wire(message)) {
+            let decoded = decode(&whole).unwrap();
+            assert_eq!(decoded.index, batch.index);
+            assert_eq!(decoded.origin, batch.origin);
+            back.extend_from_slice(decoded.changes());
+        }
+    }
+    assert_eq!(assembler.oldest_unfinished(), None);
+    back
+}
+
+proptest! {
+    #[test]
+    fn any_batch_reads_back_as_itself_whatever_the_message_limit(
+        mut changes in changes(), max_body in 50usize..20_000, compress: bool,
+    ) {
+        let encoder = Encoder {
+            root: Root::Changes,
+            tenant: Tenant::try_from("t").unwrap(),
+            max_body,
+            zstd_level: compress.then_some(1),
+        };
+        let back = round_trip(&encoder, &batch(changes.clone()));
+        changes.sort_by_key(Change::operation);
+        prop_assert_eq!(back, changes);
+    }
+
+    #[test]
+    fn no_body_makes_the_decoder_panic(
+        body in vec(any::<u8>(), 0..300), count in 0usize..5, compressed: bool, kind in 0usize..4,
+    ) {
+        let message = Message {
+            subject: Subject {
+                root: Root::Changes,
+                tenant: Tenant::try_from("t").unwrap(),
+                index: IndexName::try_from("i").unwrap(),
+                kind: Operation::ALL.get(kind).map_or(Kind::Definition, |o| Kind::Operation(*o)),
+            },
+            envelope: Envelope { count, origin: Origin::now("p".into()), compressed, part: (1, 1) },
+            body: body.into(),
+        };
+        let _decoded = decode(&message);
+    }
+}
+
+fn large_batch() -> (Encoder, Vec<Message>) {
+    let encoder = Encoder {
+        root: Root::Changes,
+        tenant: Tenant::try_from("t").unwrap(),
+        max_body: 100,
+        zstd_level: None,
+    };
+    let document = format!("\"{}\"", "x".repeat(250));
+    let messages = encoder.encode(&batch(vec![Change {
+        id: DocumentId::try_from("1").unwrap(),
+        routing: None,
+        version: Version::new(Epoch(0), 1).unwrap(),
+        action: Action::Index(Document::from_json(document.into())),
+    }]));
+    assert_eq!(messages.len(), 4);
+    (encoder, messages)
+}
+
+#[test]
+fn an_attempt_that_was_given_up_in_the_middle_leaves_nothing_behind() {
+    let (_, messages) = large_batch();
+    let mut assembler = Assembler::default();
+    let mut whole = Vec::new();
+    let log = messages[..2].iter().chain(&messages);
+    for (sequence, message) in log.enumerate() {
+        whole.extend(assembler.push(sequence as u64, message.clone()));
+    }
+    assert_eq!(whole.len(), 1);
+    assert_eq!(decode(&whole[0]).unwrap().changes().len(), 1);
+    assert_eq!(assembler.oldest_unfinished(), None);
+}
+
+#[test]
+fn an_unfinished_body_says_where_a_reader_must_start_again() {
+    let (_, messages) = large_batch();
+    let mut assembler = Assembler::default();
+    assert!(assembler.push(41, messages[0].clone()).is_none());
+    assert!(assembler.push(42, messages[1].clone()).is_none());
+    assert_eq!(assembler.oldest_unfinished(), Some(41));
+}
+
+#[test]
+fn a_part_without_its_beginning_is_dropped() {
+    let (_, messages) = large_batch();
+    let mut assembler = Assembler::default();
+    assert!(assembler.push(1, messages[3].clone()).is_none());
+    assert!(assembler.push(2, messages[0].clone()).is_none());
+    assert!(assembler.push(3, messages[2].clone()).is_none());
+    assert_eq!(assembler.oldest_unfinished(), None);
+}
+
+#[test]
+fn a_message_from_a_newer_syncline_is_refused_with_the_remedy() {
+    let error = Envelope::from_headers(|_| Some("9"))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("upgrade the reader"), "{error}");
+}

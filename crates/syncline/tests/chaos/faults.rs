@@ -1,0 +1,236 @@
+//! Watchers, writers and a nats-server, and what happens to them.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Error, Result, anyhow, bail};
+use fastrand::Rng;
+use nix::sys::signal::Signal;
+use tokio::time::sleep;
+
+use crate::{
+    LEASE,
+    support::{pipeline::Pipeline, program::Program},
+};
+
+/// What has been done so far.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Tally {
+    kills: usize,
+    nats_kills: usize,
+    pauses: usize,
+    fenced: usize,
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} kills, {} of nats-server, {} pauses, {} fenced",
+            self.kills, self.nats_kills, self.pauses, self.fenced
+        )
+    }
+}
+
+/// Who is there: two watchers of one name and two writers of one name, so that whoever falls silent
+/// has a successor.
+const ACTORS: [(Role, &str); 4] = [
+    (Role::Watcher, "watcher-a"),
+    (Role::Watcher, "watcher-b"),
+    (Role::Writer, "writer-a"),
+    (Role::Writer, "writer-b"),
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Watcher,
+    Writer,
+}
+
+/// What an actor does at the moment.
+enum State {
+    Running(Program),
+    /// Wakes up at that time.
+    Paused(Program, Instant),
+    /// Was killed; starts again at that time.
+    Dead(Instant),
+}
+
+/// Everything between source and target.
+pub(crate) struct Actors {
+    pipeline: Pipeline,
+    actors: Vec<State>,
+    /// When the nats-server comes back, while it is away.
+    nats_back: Option<Instant>,
+    tally: Tally,
+}
+
+impl Actors {
+    /// Starts all of them.
+    pub(crate) fn start(pipeline: Pipeline) -> Result<Actors> {
+        let mut actors = Vec::new();
+        for actor in ACTORS {
+            actors.push(State::Running(start(&pipeline, actor)?));
+        }
+        Ok(Actors {
+            pipeline,
+            actors,
+            nats_back: None,
+            tally: Tally::default(),
+        })
+    }
+
+    /// Does harm until the time is over. Everything random is drawn before it is known how the
+    /// processes have taken the harm before.
+    pub(crate) async fn harass(&mut self, random: &mut Rng, until: Instant) -> Result<()> {
+        let mut next = Instant::now() + Duration::from_millis(random.u64(300..1500));
+        while Instant::now() < until {
+            self.revive().await?;
+            if Instant::now() >= next {
+                next = Instant::now() + Duration::from_millis(random.u64(50..1200));
+                let (target, severity) = (random.usize(0..ACTORS.len() + 1), random.u32(0..10));
+                let away = Duration::from_millis(random.u64(0..1500));
+                let paused = Duration::from_millis(random.u64(100..2 * LEASE.as_millis() as u64));
+                self.harm(target, severity, away, paused).await?;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    async fn harm(
+        &mut self,
+        target: usize,
+        severity: u32,
+        away: Duration,
+        paused: Duration,
+    ) -> Result<()> {
+        let Some(actor) = self.actors.get_mut(target) else {
+            if self.nats_back.is_none() {
+                self.tally.nats_kills += 1;
+                self.tally.kills += 1;
+                self.pipeline.nats.kill();
+                self.nats_back = Some(Instant::now() + away);
+            }
+            return Ok(());
+        };
+        let back = Instant::now() + away;
+        *actor = match std::mem::replace(actor, State::Dead(back)) {
+            State::Running(program) if severity < 4 => {
+                self.tally.pauses += 1;
+                program.signal(Signal::SIGSTOP)?;
+                State::Paused(program, Instant::now() + paused)
+            }
+            State::Running(program) | State::Paused(program, _) => {
+                self.tally.kills += 1;
+                program.kill().await?;
+                State::Dead(back)
+            }
+            dead => dead,
+        };
+        Ok(())
+    }
+
+    /// Brings back whose time has come, as a supervisor does, and looks for those that have ended
+    /// by themselves.
+    async fn revive(&mut self) -> Result<()> {
+        if self.nats_back.is_some_and(|back| back <= Instant::now()) {
+            self.pipeline.nats.restart().await?;
+            self.nats_back = None;
+        }
+        for (at, actor) in ACTORS.into_iter().enumerate() {
+            let state = std::mem::replace(&mut self.actors[at], State::Dead(Instant::now()));
+            self.actors[at] = match state {
+                State::Dead(back) if back <= Instant::now() => {
+                    State::Running(start(&self.pipeline, actor)?)
+                }
+                State::Paused(program, back) if back <= Instant::now() => {
+                    program.signal(Signal::SIGCONT)?;
+                    State::Running(program)
+                }
+                State::Running(mut program) => match program.ended()? {
+                    None => State::Running(program),
+                    Some(status) => {
+                        let words = last_error(&program);
+                        // The only reason to end: a pause that was longer than the lease.
+                        if status.code() != Some(1) || !words.contains("lease") {
+                            bail!("{} ended with {status}: {words}", actor.1);
+                        }
+                        self.tally.fenced += 1;
+                        State::Dead(Instant::now())
+                    }
+                },
+                other => other,
+            };
+        }
+        Ok(())
+    }
+
+    /// Ends all harm.
+    pub(crate) async fn restore(&mut self) -> Result<()> {
+        let now = Instant::now();
+        self.nats_back = self.nats_back.map(|_| now);
+        for actor in &mut self.actors {
+            *actor = match std::mem::replace(actor, State::Dead(now)) {
+                State::Paused(program, _) => State::Paused(program, now),
+                State::Dead(_) => State::Dead(now),
+                running => running,
+            };
+        }
+        self.revive().await
+    }
+
+    /// Restarts those that still end because of an earlier pause; returns only when one may not.
+    pub(crate) async fn tend(&mut self) -> Error {
+        loop {
+            if let Err(error) = self.revive().await {
+                return error;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Stops all of them in order.
+    pub(crate) async fn stop(mut self) -> Result<Tally> {
+        for (state, (_, name)) in self.actors.drain(..).zip(ACTORS) {
+            match state {
+                State::Running(program) => program
+                    .stop()
+                    .await
+                    .map_err(|error| error.context(format!("{name} at the end")))?,
+                State::Paused(..) | State::Dead(_) => {
+                    return Err(anyhow!("{name} is not running at the end"));
+                }
+            }
+        }
+        Ok(self.tally)
+    }
+
+    /// The ends of all logs.
+    pub(crate) fn last_words(&self) -> String {
+        let words = self.actors.iter().zip(ACTORS).map(|(state, (_, name))| {
+            let words = match state {
+                State::Running(program) | State::Paused(program, _) => program.last_words(),
+                State::Dead(_) => "not running".to_owned(),
+            };
+            format!("{name}:\n{words}\n")
+        });
+        words.collect()
+    }
+}
+
+fn start(pipeline: &Pipeline, (role, name): (Role, &str)) -> Result<Program> {
+    Program::start(match role {
+        Role::Watcher => pipeline.watcher_arguments(name),
+        Role::Writer => pipeline.writer_arguments("es-writer"),
+    })
+}
+
+/// Why a program has ended, as it says itself.
+fn last_error(program: &Program) -> String {
+    let log = program.log();
+    let error = log.iter().rev().find(|line| line.starts_with("error: "));
+    error.cloned().unwrap_or_else(|| program.last_words())
+}

@@ -1,0 +1,119 @@
+//! Kills and pauses everything between two clusters at random, under load, and wants equality.
+//!
+//! A run is its seed: the load and the faults follow from it, though not their exact interleaving.
+//! `cargo xtask chaos` runs many long ones; as a test it runs a few short ones with fresh seeds. How
+//! many, how long and from which seed on is in `CHAOS_SEEDS`, `CHAOS_SECONDS` and `CHAOS_SEED`.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod faults;
+mod load;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use faults::{Actors, Tally};
+use load::{Load, Plan};
+use support::{
+    equal::{assert_equal, until_equal},
+    pipeline::Pipeline,
+};
+use testkit::{Product, SearchNode};
+
+/// How long everything may take to arrive once nothing is killed any more.
+const CONVERGE_WITHIN: Duration = Duration::from_secs(120);
+/// Short, so that pauses outlast it.
+pub(crate) const LEASE: Duration = Duration::from_secs(2);
+
+/// What a seed has shown.
+struct Outcome {
+    tally: Tally,
+    operations: usize,
+    documents: usize,
+    converged: Duration,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_is_killed_or_paused_the_target_ends_up_equal() -> Result<()> {
+    let first = number("CHAOS_SEED", u64::from(fastrand::u32(..)))?;
+    let seeds = number("CHAOS_SEEDS", 3)?;
+    let seconds = Duration::from_secs(number("CHAOS_SECONDS", 8)?);
+    let (source, target) = tokio::join!(
+        SearchNode::shared(Product::Es8),
+        SearchNode::shared(Product::Os2)
+    );
+    let mut failed = Vec::new();
+    for seed in first..first + seeds {
+        match run(seed, seconds, source, target).await {
+            Ok(outcome) => println!(
+                "seed {seed}: {}, {} operations, {} documents, equal after {:.1?}",
+                outcome.tally, outcome.operations, outcome.documents, outcome.converged
+            ),
+            Err(error) => {
+                println!("seed {seed}: FAILED: {error:?}");
+                failed.push(seed);
+            }
+        }
+    }
+    ensure!(failed.is_empty(), "these seeds failed: {failed:?}");
+    Ok(())
+}
+
+/// One pipeline from its first to its last breath.
+async fn run(
+    seed: u64,
+    seconds: Duration,
+    source: &SearchNode,
+    target: &SearchNode,
+) -> Result<Outcome> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let plan = Plan::new(&mut random);
+    plan.create(&source.http()).await?;
+    let mut pipeline = Pipeline::new(&source.url(), &target.url(), &plan.patterns()).await?;
+    pipeline.common = vec!["--lease".to_owned(), format!("{}ms", LEASE.as_millis())];
+    let load = Load::start(&source.http(), &plan, &mut random);
+    let mut actors = Actors::start(pipeline)?;
+    let harassed = actors.harass(&mut random, Instant::now() + seconds).await;
+    let operations = load.stop().await?;
+    harassed?;
+    actors.restore().await?;
+
+    let (from, to) = (source.http(), target.http());
+    let quiet = Instant::now();
+    let mut documents = 0;
+    for index in plan.indices() {
+        let left = CONVERGE_WITHIN.saturating_sub(quiet.elapsed());
+        let equal = tokio::select! {
+            equal = until_equal(&from, &to, index, left) => equal,
+            error = actors.tend() => bail!("nothing was killed any more, and yet {error:#}"),
+        };
+        documents += equal.with_context(|| actors.last_words())?;
+    }
+    let converged = quiet.elapsed();
+    let tally = actors.stop().await?;
+    // What was still under way has arrived too, and has changed nothing.
+    for index in plan.indices() {
+        assert_equal(&from, &to, index)
+            .await
+            .context("after the stop")?;
+        for cluster in [&from, &to] {
+            cluster.delete(&format!("/{index}")).await?;
+        }
+    }
+    Ok(Outcome {
+        tally,
+        operations,
+        documents,
+        converged,
+    })
+}
+
+fn number(variable: &str, default: u64) -> Result<u64> {
+    match std::env::var(variable) {
+        Ok(text) => text
+            .parse()
+            .with_context(|| format!("{variable}={text} is no number")),
+        Err(_) => Ok(default),
+    }
+}

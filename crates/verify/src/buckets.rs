@@ -1,0 +1,148 @@
+//! The first, bounded half of the comparison: documents become sums in buckets, and only buckets
+//! whose sums differ have to be looked into.
+//!
+//! A document falls into a bucket by its id, so that the same id under another routing is found in
+//! the same place. A bucket keeps how many documents it has and the sum of a hash of each one's id,
+//! routing and digest: it does not depend on the order in which they come, so the shards of both
+//! sides may be cut and read in any way. Equal sums of different documents would need a collision
+//! of 128 bits.
+//!
+//! Where the documents of the differing buckets are still too many to be held, those buckets are
+//! divided again by other bits of the id's hash: that is a [`Filter`] with one more level.
+
+use model::DocumentId;
+use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
+
+/// How many buckets there are.
+pub(crate) const BUCKETS: usize = 1 << BITS;
+const BITS: usize = 16;
+/// How often buckets can be divided: each level takes other bits of a hash of 128.
+pub(crate) const LEVELS: usize = 4;
+
+/// Which documents a pass is about: those whose buckets are chosen on every level.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Filter {
+    levels: Vec<Box<[bool]>>,
+}
+
+impl Filter {
+    /// How often buckets were divided.
+    pub(crate) fn level(&self) -> usize {
+        self.levels.len()
+    }
+
+    /// The documents of these buckets among those of the filter.
+    pub(crate) fn within(&self, buckets: impl IntoIterator<Item = usize>) -> Filter {
+        let mut chosen = vec![false; BUCKETS].into_boxed_slice();
+        for bucket in buckets {
+            chosen[bucket] = true;
+        }
+        let mut levels = self.levels.clone();
+        levels.push(chosen);
+        Filter { levels }
+    }
+
+    /// The hash of an id if its documents are meant.
+    pub(crate) fn accept(&self, id: &DocumentId) -> Option<u128> {
+        let hash = xxh3_128(id.as_str().as_bytes());
+        let mut levels = self.levels.iter().enumerate();
+        levels
+            .all(|(level, chosen)| chosen[bucket(hash, level)])
+            .then_some(hash)
+    }
+}
+
+fn bucket(hash: u128, level: usize) -> usize {
+    (hash >> (level * BITS)) as usize % BUCKETS
+}
+
+/// What a bucket holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Bucket {
+    sum: u128,
+    documents: u64,
+}
+
+/// The buckets of one side, or of a part of one.
+#[derive(Debug)]
+pub(crate) struct Buckets {
+    level: usize,
+    buckets: Box<[Bucket]>,
+}
+
+impl Buckets {
+    pub(crate) fn new(level: usize) -> Buckets {
+        Buckets {
+            level,
+            buckets: vec![Bucket::default(); BUCKETS].into_boxed_slice(),
+        }
+    }
+
+    /// Adds a document with the hash of its id.
+    pub(crate) fn add(&mut self, id_hash: u128, routing: Option<&str>, digest: u128) {
+        // No routing and an empty one are not the same.
+        let routing = routing.map_or(0, |routing| xxh3_128_with_seed(routing.as_bytes(), 1));
+        let mut bytes = [0; 48];
+        bytes[..16].copy_from_slice(&id_hash.to_le_bytes());
+        bytes[16..32].copy_from_slice(&routing.to_le_bytes());
+        bytes[32..].copy_from_slice(&digest.to_le_bytes());
+        let bucket = &mut self.buckets[bucket(id_hash, self.level)];
+        bucket.sum = bucket.sum.wrapping_add(xxh3_128(&bytes));
+        bucket.documents += 1;
+    }
+
+    /// Adds the documents of another part.
+    pub(crate) fn merge(&mut self, other: &Buckets) {
+        for (own, other) in self.buckets.iter_mut().zip(&other.buckets) {
+            own.sum = own.sum.wrapping_add(other.sum);
+            own.documents += other.documents;
+        }
+    }
+
+    /// The buckets that do not hold the same documents.
+    pub(crate) fn differing(&self, target: &Buckets) -> Vec<Differing> {
+        let both = self.buckets.iter().zip(&target.buckets).enumerate();
+        both.filter(|(_, (source, target))| source != target)
+            .map(|(bucket, (source, target))| Differing {
+                bucket,
+                source: source.documents,
+                target: target.documents,
+            })
+            .collect()
+    }
+}
+
+/// A bucket that holds other documents at the source than at the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Differing {
+    pub(crate) bucket: usize,
+    /// How many documents the source has there.
+    pub(crate) source: u64,
+    /// How many documents the target has there.
+    pub(crate) target: u64,
+}
+
+impl Differing {
+    /// How many documents have to be held to look into it.
+    pub(crate) fn documents(&self) -> usize {
+        usize::try_from(self.source + self.target).unwrap_or(usize::MAX)
+    }
+}
+
+/// How many of the buckets, from the first, can be looked into when `memory` documents can be held;
+/// one at least.
+pub(crate) fn fit(differing: &[Differing], memory: usize) -> usize {
+    let mut held = 0usize;
+    let fit = differing.iter().take_while(|bucket| {
+        held = held.saturating_add(bucket.documents());
+        held <= memory
+    });
+    fit.count().max(1).min(differing.len())
+}
+
+/// Whether buckets that were divided `level` times should be divided again: their documents are too
+/// many to be held. Where most buckets differ, so may most documents, and dividing would leave none
+/// out.
+pub(crate) fn divide(differing: &[Differing], level: usize, memory: usize) -> bool {
+    level + 1 < LEVELS && differing.len() <= BUCKETS / 2 && fit(differing, memory) < differing.len()
+}

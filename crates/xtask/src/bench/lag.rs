@@ -1,0 +1,148 @@
+//! How long a change takes from the source's acknowledgment until it is seen at the target, at 1,000 changes a second.
+//!
+//! Seen by realtime `_mget`, asked again and again: the figures have one such round trip too much in them.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use testkit::{NatsOptions, NatsServer, NodeOptions, Product, SearchNode, wait_until};
+use tokio::sync::mpsc;
+
+use super::Context;
+use super::report;
+use crate::carrier::Carrier;
+use crate::changes::{Changed, Changer, Lag, look_for};
+use crate::indices::Index;
+
+const CHANGES_PER_SECOND: u32 = 1000;
+/// In the index before the first change.
+const DOCUMENTS: u64 = 50_000;
+/// The program's default, said here because the goal is stated against it.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+const PERCENTS: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
+
+pub(super) async fn run(context: &Context) -> Result<()> {
+    let options = NodeOptions {
+        heap_megabytes: 1024,
+        optimised: true,
+        ..NodeOptions::default()
+    };
+    eprintln!("lag: starting {} and {}…", Product::Es8, Product::Os2);
+    let (source, target, nats) = tokio::try_join!(
+        SearchNode::start_with(Product::Es8, options.clone()),
+        SearchNode::start_with(Product::Os2, options),
+        NatsServer::start(NatsOptions::default()),
+    )?;
+    let index = Index::FLIGHTS;
+    index.create(&source.http()).await?;
+    let flights = index.documents()?;
+    index.fill(&source.http(), &flights, DOCUMENTS).await?;
+
+    let (from, to, log) = (source.url(), target.url(), nats.url());
+    let program = &context.program;
+    let mut carrier = Carrier::start(program, &from, &log, &to, index.name()).await?;
+    carrier.until_settled(DOCUMENTS, |_| ()).await?;
+    let over_jetstream = measure(
+        context,
+        "es-watcher, JetStream, es-writer",
+        &source,
+        &target,
+    )
+    .await?;
+    carrier.stop().await?;
+
+    target.http().delete(&format!("/{}", index.name())).await?;
+    let arguments = ["sync", &from, &to, "--indices", index.name(), "--follow"];
+    let mut sync = program.command("sync-follow", &arguments)?;
+    let arrived = async || {
+        let held = target.http().count(index.name()).await;
+        held.is_ok_and(|held| held >= DOCUMENTS)
+    };
+    wait_until("everything is copied", Duration::from_secs(120), arrived).await?;
+    let by_sync = measure(context, "sync --follow", &source, &target).await?;
+    sync.stop().await?;
+
+    let runs = [over_jetstream, by_sync];
+    print(&runs);
+    let figures: Vec<Value> = runs.iter().map(Measured::figures).collect();
+    report::write(context, "lag", json!(figures))
+}
+
+struct Measured {
+    way: &'static str,
+    changed: Changed,
+    lag: Lag,
+}
+
+async fn measure(
+    context: &Context,
+    way: &'static str,
+    source: &SearchNode,
+    target: &SearchNode,
+) -> Result<Measured> {
+    eprintln!("lag: {way}…");
+    let places = vec![(Index::FLIGHTS, DOCUMENTS)];
+    let mut changer = Changer::new(source.http(), places);
+    let target = target.http();
+    for (seconds, is_measured) in [(5, false), (context.pick(20, 5), true)] {
+        let (samples, arriving) = mpsc::channel(10_000);
+        let end = tokio::time::sleep(Duration::from_secs(seconds));
+        let (changed, lag) = tokio::try_join!(
+            changer.run(CHANGES_PER_SECOND, Some(samples), end),
+            look_for(&target, arriving),
+        )?;
+        if is_measured {
+            ensure!(lag.samples() > 0, "no change was looked for");
+            return Ok(Measured { way, changed, lag });
+        }
+    }
+    unreachable!("the last of the two is measured")
+}
+
+impl Measured {
+    fn figures(&self) -> Value {
+        let percentiles =
+            PERCENTS.map(|p| (format!("p{p}"), json!(milliseconds(self.lag.percentile(p)))));
+        json!({
+            "way": self.way,
+            "changes_per_second": self.changed.per_second(),
+            "samples": self.lag.samples(),
+            "poll_interval_milliseconds": milliseconds(POLL_INTERVAL),
+            "milliseconds": Value::Object(percentiles.into_iter().collect()),
+            "max_milliseconds": milliseconds(self.lag.max()),
+        })
+    }
+}
+
+fn print(runs: &[Measured]) {
+    let mut table = report::table([
+        "",
+        "changes/s",
+        "looked for",
+        "p50 ms",
+        "p90 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "max ms",
+    ]);
+    for run in runs {
+        let mut row = vec![
+            run.way.to_owned(),
+            format!("{:.0}", run.changed.per_second()),
+            run.lag.samples().to_string(),
+        ];
+        row.extend(PERCENTS.map(|p| format!("{:.0}", milliseconds(run.lag.percentile(p)))));
+        row.push(format!("{:.0}", milliseconds(run.lag.max())));
+        table.add_row(row);
+    }
+    report::print(
+        "source acknowledgment → seen at the target, poll interval 100 ms",
+        table,
+        1,
+    );
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
