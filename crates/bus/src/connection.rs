@@ -92,26 +92,7 @@ impl ConnectOptions {
         &self,
         shutdown: &CancellationToken,
     ) -> Result<Option<Bus>, Error> {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-        let mut told = false;
-        loop {
-            let error = tokio::select! {
-                biased;
-                () = shutdown.cancelled() => return Ok(None),
-                connected = self.connect() => match connected {
-                    Ok(bus) => return Ok(Some(bus)),
-                    Err(error) if error.is_retryable() => error,
-                    Err(error) => return Err(error),
-                },
-            };
-            if !std::mem::replace(&mut told, true) {
-                tracing::warn!(%error, "waiting for NATS");
-            }
-            tokio::select! {
-                () = shutdown.cancelled() => return Ok(None),
-                () = tokio::time::sleep(backoff.next_delay()) => {}
-            }
-        }
+        until_answered(shutdown, || self.connect()).await
     }
 
     /// The hosts without the secrets that a URL can carry.
@@ -444,5 +425,40 @@ impl Events {
         }
         drop(denied);
         self.0.denials.send_modify(|denials| *denials += 1);
+    }
+}
+
+/// Does `operation` again, with growing pauses, for as long as NATS is not there to answer; a server
+/// may go away between a connection and the first request, too. `None` when `shutdown` is cancelled
+/// first.
+///
+/// # Errors
+/// What waiting does not help.
+pub async fn until_answered<T, F>(
+    shutdown: &CancellationToken,
+    mut operation: impl FnMut() -> F,
+) -> Result<Option<T>, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+    let mut told = false;
+    loop {
+        let error = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => return Ok(None),
+            done = operation() => match done {
+                Ok(done) => return Ok(Some(done)),
+                Err(error) if error.is_silence() => error,
+                Err(error) => return Err(error),
+            },
+        };
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(%error, "waiting for NATS");
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            () = tokio::time::sleep(backoff.next_delay()) => {}
+        }
     }
 }

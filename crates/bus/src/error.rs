@@ -118,6 +118,14 @@ impl Error {
         }
     }
 
+    /// Whether no server was there to answer, rather than one that said no.
+    pub(crate) fn is_silence(&self) -> bool {
+        matches!(
+            self,
+            Error::Unreachable { .. } | Error::Request { .. } | Error::Disconnected(_)
+        )
+    }
+
     /// A request that may work when it is sent again.
     pub(crate) fn request(what: impl Into<String>, reason: impl ToString) -> Error {
         Error::Request {

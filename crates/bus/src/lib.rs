@@ -35,7 +35,7 @@ mod reader;
 mod sink;
 
 pub use args::NatsArgs;
-pub use connection::{Bus, ConnectOptions};
+pub use connection::{Bus, ConnectOptions, until_answered};
 pub use dead_letters::JetStreamDeadLetters;
 pub use error::Error;
 pub use lease::{Lease, LeaseOptions, ReaderStatus, Role, forget_reader, readers};

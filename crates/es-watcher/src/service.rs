@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bus::{JetStreamSink, Lease, LeaseOptions, Role, SinkOptions, StreamSpec, stream};
+use bus::{
+    JetStreamSink, Lease, LeaseOptions, Role, SinkOptions, StreamSpec, stream, until_answered,
+};
 use model::Root;
 use pipeline::{Fault, PublishOptions, publish};
 use runtime::{health::Health, metrics::Metrics};
@@ -68,14 +70,20 @@ pub async fn run(
         replicas: args.stream_replicas,
         ..StreamSpec::new(&args.stream, stream::ES_CHANGES_SUBJECTS)
     };
-    let info = stream::ensure(&bus, &spec).await?;
+    let ensured = until_answered(shutdown, || stream::ensure(&bus, &spec)).await?;
+    let Some(info) = ensured else {
+        return Ok(());
+    };
     let lease = LeaseOptions {
         role: Role::Publisher(name),
         holder: runtime::process_name("es-watcher"),
         lease: args.lease.into(),
         filter_subjects: Vec::new(),
     };
-    let Some(mut lease) = Lease::acquire(&bus, &info, lease, shutdown).await? else {
+    let acquired = until_answered(shutdown, || {
+        Lease::acquire(&bus, &info, lease.clone(), shutdown)
+    });
+    let Some(mut lease) = acquired.await?.flatten() else {
         return Ok(());
     };
     health.readiness.set("stream", Ok(()));

@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bus::{JetStreamDeadLetters, JetStreamReader, ReaderOptions, StreamSpec, stream};
+use bus::{
+    JetStreamDeadLetters, JetStreamReader, ReaderOptions, StreamSpec, stream, until_answered,
+};
 use model::{Root, SubjectError, Tenant, expand_filter};
 use pipeline::{ApplyOptions, Fault, apply};
 use runtime::{health::Health, metrics::Metrics};
@@ -58,22 +60,23 @@ pub async fn run(
     else {
         return Ok(());
     };
-    stream::ensure(
-        &bus,
-        &StreamSpec {
-            replicas: args.stream_replicas,
-            ..StreamSpec::new(&args.stream, subjects_of(&args.stream))
-        },
-    )
-    .await?;
+    let changes = StreamSpec {
+        replicas: args.stream_replicas,
+        ..StreamSpec::new(&args.stream, subjects_of(&args.stream))
+    };
     let dlq = StreamSpec {
         max_bytes: args.dlq_max_bytes.map(|size| size.bytes()),
         replicas: args.stream_replicas,
         ..StreamSpec::new(stream::ES_DLQ, stream::ES_DLQ_SUBJECTS)
     };
     let tenant = Tenant::try_from("default").expect("the name is not empty");
-    let dead_letters =
-        JetStreamDeadLetters::open(&bus, &dlq, &args.stream, Root::Changes, tenant).await?;
+    let ensured = until_answered(shutdown, async || {
+        stream::ensure(&bus, &changes).await?;
+        JetStreamDeadLetters::open(&bus, &dlq, &args.stream, Root::Changes, tenant.clone()).await
+    });
+    let Some(dead_letters) = ensured.await? else {
+        return Ok(());
+    };
     let observer = Arc::new(WriterMetrics::new(
         metrics,
         health.readiness.clone(),
@@ -88,8 +91,10 @@ pub async fn run(
     let writer = Arc::new(SearchWriter::new(client));
     let dead_letters = Arc::new(dead_letters);
     loop {
-        let opened = JetStreamReader::open(&bus, options.clone(), shutdown).await?;
-        let Some(mut reader) = opened else {
+        let opened = until_answered(shutdown, || {
+            JetStreamReader::open(&bus, options.clone(), shutdown)
+        });
+        let Some(mut reader) = opened.await?.flatten() else {
             return Ok(());
         };
         health.readiness.set("stream", Ok(()));

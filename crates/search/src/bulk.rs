@@ -6,7 +6,7 @@ use bytes::Bytes;
 use model::IndexName;
 use serde::Deserialize;
 
-use crate::{Client, Error, Request, encode};
+use crate::{Client, Error, Request, encode, refusal::forbidden_item};
 
 /// What became of one action of a bulk.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -57,8 +57,8 @@ impl Client {
     /// `timeout` neither we nor the cluster wait longer.
     ///
     /// # Errors
-    /// When the bulk as a whole was refused or its fate is unknown; an action that was refused is
-    /// no error here.
+    /// When the bulk as a whole was refused or its fate is unknown, or when the user lacks a privilege
+    /// for any action in it. An action that was refused for what it says is no error here.
     pub async fn bulk(
         &self,
         index: &IndexName,
@@ -73,7 +73,12 @@ impl Client {
         );
         let request = Request::post(path).ndjson(body).timeout(timeout);
         let answer = self.send(request).await?;
-        parse(&answer, expected).map_err(|e| Error::malformed(format!("bulk into {index}"), e))
+        let items = parse(&answer, expected)
+            .map_err(|e| Error::malformed(format!("bulk into {index}"), e))?;
+        match items.iter().find_map(Item::forbidden) {
+            Some(reason) => Err(forbidden_item(format!("POST /{index}/_bulk"), reason)),
+            None => Ok(items),
+        }
     }
 }
 
@@ -94,6 +99,12 @@ fn parse(body: &[u8], expected: usize) -> Result<Vec<Item>, String> {
 }
 
 impl Item {
+    /// Why the action may not be done by this user at all.
+    fn forbidden(&self) -> Option<&str> {
+        let error = self.error.as_ref()?;
+        (error.kind == "security_exception").then_some(error.reason.as_str())
+    }
+
     fn with_cause(mut self) -> Item {
         if let Some(error) = &mut self.error
             && let Some(cause) = error.cause.take()

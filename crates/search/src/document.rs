@@ -7,7 +7,12 @@ use model::{DocumentId, IndexName};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Client, Error, Request, capture::names_no_node, encode, refusal::Refusal};
+use crate::{
+    Client, Error, Request,
+    capture::names_no_node,
+    encode,
+    refusal::{Refusal, forbidden_item},
+};
 
 /// How to look documents up.
 #[derive(Debug, Clone, Copy, Default)]
@@ -135,6 +140,9 @@ fn failure(id: &str, index: &IndexName, node: Option<&str>, refusal: Refusal) ->
             node: node.to_owned(),
         },
         _ if refusal.kind == "index_not_found_exception" => Error::IndexNotFound { index },
+        _ if refusal.kind == "security_exception" => {
+            forbidden_item(format!("POST /{index}/_mget"), &refusal.reason)
+        }
         // No copy, or one that is being moved: it comes back.
         _ => Error::Shards {
             index,

@@ -30,6 +30,7 @@ mod request;
 pub mod retry;
 mod server;
 mod sigv4;
+mod sizer;
 mod tls;
 
 pub use args::{
@@ -47,4 +48,5 @@ pub use pattern::{IndexPatterns, PatternError};
 pub use portable::{LeftOut, Reason, portable_settings};
 pub use request::{Request, encode};
 pub use server::{Product, Server, ServerVersion};
+pub use sizer::PageSizer;
 pub use url::Url;

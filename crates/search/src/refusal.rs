@@ -102,7 +102,7 @@ pub(crate) fn error(
             who: who.to_string(),
             remedy: who.remedy(),
         },
-        403 if refusal.kind != "cluster_block_exception" => forbidden(who, request, &reason),
+        403 if refusal.kind != "cluster_block_exception" => forbidden(who, request.name(), &reason),
         403 | 429 => Error::Busy {
             host,
             request: request.name(),
@@ -131,7 +131,12 @@ pub(crate) fn error(
     }
 }
 
-fn forbidden(who: &Identity, request: &Request, reason: &str) -> Error {
+/// What it means that one item of a request was forbidden: so are all like it, until a role changes.
+pub(crate) fn forbidden_item(request: String, reason: &str) -> Error {
+    forbidden(&"the user of this connection", request, reason)
+}
+
+fn forbidden(who: &impl ToString, request: String, reason: &str) -> Error {
     let action = refused_action(reason);
     let remedy = match granted_by(reason) {
         Some(privileges) => format!("grant one of {privileges} to its role"),
@@ -139,7 +144,7 @@ fn forbidden(who: &Identity, request: &Request, reason: &str) -> Error {
     };
     Error::Forbidden {
         who: who.to_string(),
-        request: request.name(),
+        request,
         action: action.map_or_else(|| format!("it asks for ({reason})"), str::to_owned),
         remedy,
     }
@@ -149,10 +154,11 @@ fn forbidden(who: &Identity, request: &Request, reason: &str) -> Error {
 /// (Elasticsearch), `no permissions for [A] and User …` (OpenSearch), `… is not authorized to
 /// perform: A …` (Amazon).
 fn refused_action(reason: &str) -> Option<&str> {
+    // An action can end in brackets of its own: `[indices:data/write/bulk[s]] and User …`.
     for (before, after) in [
-        ("action [", ']'),
-        ("no permissions for [", ']'),
-        ("not authorized to perform: ", ' '),
+        ("action [", "] "),
+        ("no permissions for [", "] "),
+        ("not authorized to perform: ", " "),
     ] {
         if let Some((_, rest)) = reason.split_once(before) {
             return rest.split(after).next();
@@ -182,6 +188,11 @@ mod tests {
             backend_roles=[], requestedTenant=null]";
         assert_eq!(refused_action(open), Some("indices:admin/refresh"));
         assert_eq!(granted_by(open), None);
+        let bracketed = "no permissions for [indices:data/write/bulk[s]] and User [name=x]";
+        assert_eq!(
+            refused_action(bracketed),
+            Some("indices:data/write/bulk[s]")
+        );
         let amazon = "User: arn:aws:iam::1:user/x is not authorized to perform: es:ESHttpGet \
             because no identity-based policy allows it";
         assert_eq!(refused_action(amazon), Some("es:ESHttpGet"));

@@ -9,6 +9,7 @@ use crate::{
     program::Service,
     sync,
     up::{self, NatsServerArgs},
+    verify,
 };
 
 const PREFACE: &str = "# Configuration reference
@@ -39,6 +40,7 @@ fn page() -> String {
     let mut page = PREFACE.to_owned();
     section::<sync::Args>(&mut page, "sync");
     section::<up::Args>(&mut page, "up");
+    section::<verify::Args>(&mut page, "verify");
     section::<check::Args>(&mut page, "check");
     section::<Service<es_watcher::Args>>(&mut page, "es-watcher");
     section::<Service<es_writer::Args>>(&mut page, "es-writer");

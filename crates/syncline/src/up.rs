@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use bus::embedded::{EmbeddedOptions, NatsServer};
-use clap::{Args as _, Command};
+use clap::Command;
 use config::{ByteSize, Origin, Resolved, Sections};
 use runtime::{
     exit::{self, Exit},
@@ -89,18 +89,9 @@ pub(crate) fn run(args: Args) -> ExitCode {
 /// Reads all sections; everything that is wrong in any of them is reported together.
 fn read(file: &std::path::Path) -> Result<Parts, config::Error> {
     let mut sections = Sections::read(file)?;
-    let nats: Option<Resolved<NatsServerArgs>> = sections.resolve(
-        "nats-server",
-        NatsServerArgs::augment_args(Command::new("nats-server")),
-    );
-    let mut watcher: Option<Resolved<es_watcher::Args>> = sections.resolve(
-        "es-watcher",
-        es_watcher::Args::augment_args(Command::new("es-watcher")),
-    );
-    let mut writer: Option<Resolved<es_writer::Args>> = sections.resolve(
-        "es-writer",
-        es_writer::Args::augment_args(Command::new("es-writer")),
-    );
+    let nats = section::<NatsServerArgs>(&mut sections, "nats-server");
+    let mut watcher = section::<es_watcher::Args>(&mut sections, "es-watcher");
+    let mut writer = section::<es_writer::Args>(&mut sections, "es-writer");
     sections.finish(cli::SECTIONS)?;
     if let Some(nats) = &nats {
         let url = format!("nats://{}", nats.args.listen);
@@ -122,6 +113,14 @@ fn read(file: &std::path::Path) -> Result<Parts, config::Error> {
         watcher: watcher.map(|resolved| resolved.args),
         writer: writer.map(|resolved| resolved.args),
     })
+}
+
+/// A part's settings; none where the file has no section for it.
+fn section<A: clap::Args>(sections: &mut Sections, name: &'static str) -> Option<Resolved<A>> {
+    if !sections.contains(name) {
+        return None;
+    }
+    sections.resolve(name, A::augment_args(Command::new(name)))
 }
 
 fn is_default<A>(resolved: &Resolved<A>, key: &str) -> bool {

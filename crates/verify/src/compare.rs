@@ -60,7 +60,8 @@ impl<'a> Comparison<'a> {
             if now.is_empty() {
                 break;
             }
-            self.find(filter.within(now.iter().map(|d| d.bucket))).await?;
+            self.find(filter.within(now.iter().map(|d| d.bucket)))
+                .await?;
             rest = later;
             passes += 1;
         }
@@ -132,7 +133,9 @@ impl<'a> Comparison<'a> {
         let mut confirmed = VecDeque::from(confirmed);
         while let Some(first) = confirmed.pop_front() {
             let mut same_id = vec![first];
-            while let Some(next) = confirmed.pop_front_if(|next| next.suspect.id == same_id[0].suspect.id) {
+            while let Some(next) =
+                confirmed.pop_front_if(|next| next.suspect.id == same_id[0].suspect.id)
+            {
                 same_id.push(next);
             }
             self.add(&same_id);
@@ -159,7 +162,9 @@ impl<'a> Comparison<'a> {
                 }),
                 Finding::Different(place) => {
                     let wanted = report.different.listed.len() < self.options.diffs;
-                    report.different.add(limit, || difference(&same_id[place], wanted));
+                    report
+                        .different
+                        .add(limit, || difference(&same_id[place], wanted));
                 }
             }
         }
@@ -223,6 +228,8 @@ fn difference(confirmed: &Confirmed, with_diff: bool) -> Difference {
     Difference {
         id,
         routing,
-        diff: both.filter(|_| with_diff).map(|(source, target)| diff(source, target)),
+        diff: both
+            .filter(|_| with_diff)
+            .map(|(source, target)| diff(source, target)),
     }
 }

@@ -96,8 +96,10 @@ mod tests {
 
     #[test]
     fn a_diff_shows_the_changed_lines_with_their_surroundings() {
-        let source = br#"{"id":1,"z":[1,2],"big":12345678901234567890123,"n":{"x":"\u00e9"},"e":{}}"#;
-        let target = br#"{"z":[1,3],"id":1,"big":12345678901234567890124,"n":{"x":"\u00e9"},"e":{}}"#;
+        let source =
+            br#"{"id":1,"z":[1,2],"big":12345678901234567890123,"n":{"x":"\u00e9"},"e":{}}"#;
+        let target =
+            br#"{"z":[1,3],"id":1,"big":12345678901234567890124,"n":{"x":"\u00e9"},"e":{}}"#;
         let expected = r#"--- source
 +++ target
 @@ -1,4 +1,4 @@

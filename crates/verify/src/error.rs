@@ -15,7 +15,9 @@ pub enum VerifyError {
         index: String,
     },
     /// The name stands for other indices.
-    #[error("{index:?} of the {side} is no index but a name for {meant}: compare those by their names")]
+    #[error(
+        "{index:?} of the {side} is no index but a name for {meant}: compare those by their names"
+    )]
     Alias {
         /// Where.
         side: Side,
@@ -47,7 +49,9 @@ pub enum VerifyError {
         error: search::Error,
     },
     /// The index became another one.
-    #[error("index {index:?} of the {side} was deleted, recreated or restored meanwhile: compare it again")]
+    #[error(
+        "index {index:?} of the {side} was deleted, recreated or restored meanwhile: compare it again"
+    )]
     Replaced {
         /// Where.
         side: Side,
@@ -55,7 +59,9 @@ pub enum VerifyError {
         index: String,
     },
     /// A document that is no JSON.
-    #[error("document {id:?} of index {index:?} of the {side} cannot be compared: {error}; write it again at the source")]
+    #[error(
+        "document {id:?} of index {index:?} of the {side} cannot be compared: {error}; change or delete it there"
+    )]
     Document {
         /// Where.
         side: Side,

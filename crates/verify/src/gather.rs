@@ -64,7 +64,7 @@ pub(crate) struct Entry {
 }
 
 /// The documents that a filter lets through: no more than the summary counted for it, because both
-/// passes read up to the same checkpoints.
+/// passes read up to the same numbers.
 pub(crate) struct Entries {
     filter: Arc<Filter>,
     digester: Digester,

@@ -29,13 +29,16 @@ pub(crate) struct SideIndex {
     pub(crate) progress: Arc<dyn Progress>,
 }
 
-/// A range of the sequence numbers of one shard, none above its global checkpoint.
+/// A range of the sequence numbers of one shard. The ranges end with the highest number that was
+/// given when the comparison began, not with the global checkpoint as those of a capture do: that
+/// one stays behind while a translog is not synced (`durability: async`), and what both sides have
+/// above it would not be compared at all. A difference that is rolled back settles later.
 #[derive(Debug, Clone)]
 pub(crate) struct Part {
     pub(crate) shard: u32,
     pub(crate) after: i64,
     pub(crate) upto: i64,
-    /// The copy that was the primary when the global checkpoint was read.
+    /// The copy that was the primary then.
     pub(crate) copy: Copy,
 }
 
@@ -66,7 +69,7 @@ impl Copy {
 
 impl SideIndex {
     /// Finds the index, reads where its shards stand and refreshes it, in this order: then
-    /// everything up to those checkpoints is visible.
+    /// everything that was acknowledged up to there is visible.
     pub(crate) async fn open(mut self) -> Result<SideIndex, VerifyError> {
         let Some(shards) = self.find().await? else {
             return Ok(self);
@@ -92,7 +95,10 @@ impl SideIndex {
         let index = self.name.to_string();
         match found.as_slice() {
             // The list leaves out what we may not see; this look-up says so.
-            [] if self.patiently(|| self.client.index_exists(&self.name)).await? => {
+            [] if self
+                .patiently(|| self.client.index_exists(&self.name))
+                .await? =>
+            {
                 Err(self.replaced())
             }
             [] if self.side == Side::Source => Err(VerifyError::NoIndex { index }),
@@ -235,7 +241,7 @@ fn parts(stats: &[ShardStats], readers: usize) -> Vec<Part> {
     let wanted = readers.div_ceil(stats.len().max(1)) as i64;
     let mut parts = Vec::new();
     for shard in stats {
-        let numbers = shard.global_checkpoint + 1;
+        let numbers = shard.max_seq_no + 1;
         let count = wanted.min(numbers / PART).max(1);
         let edge = |part: i64| numbers / count * part + (numbers % count).min(part) - 1;
         let ranges = (0..count).map(|part| Part {
@@ -253,7 +259,7 @@ fn parts(stats: &[ShardStats], readers: usize) -> Vec<Part> {
 mod tests {
     use super::*;
 
-    fn shard(shard: u32, global_checkpoint: i64) -> ShardStats {
+    fn shard(shard: u32, max_seq_no: i64) -> ShardStats {
         ShardStats {
             index: IndexName::try_from("i").unwrap(),
             index_uuid: "u".into(),
@@ -261,16 +267,16 @@ mod tests {
             node: "n".into(),
             primary_term: 1,
             history_uuid: "h".into(),
-            max_seq_no: global_checkpoint,
-            local_checkpoint: global_checkpoint,
-            global_checkpoint,
+            max_seq_no,
+            local_checkpoint: max_seq_no,
+            global_checkpoint: -1,
             refreshes: 0,
         }
     }
 
     #[test]
     fn parts_cover_every_shard_without_gap_or_overlap() {
-        for (checkpoints, readers, expected) in [
+        for (numbers, readers, expected) in [
             (vec![-1], 4, 0),
             (vec![0], 4, 1),
             (vec![PART * 3 + 1], 4, 3),
@@ -279,16 +285,16 @@ mod tests {
             (vec![10; 20], 4, 20),
             (vec![10], 0, 1),
         ] {
-            let stats: Vec<_> = (0..).zip(&checkpoints).map(|(n, g)| shard(n, *g)).collect();
+            let stats: Vec<_> = (0..).zip(&numbers).map(|(n, max)| shard(n, *max)).collect();
             let parts = parts(&stats, readers);
-            assert_eq!(parts.len(), expected, "{checkpoints:?}");
+            assert_eq!(parts.len(), expected, "{numbers:?}");
             for stats in &stats {
                 let mut at = -1;
                 for part in parts.iter().filter(|part| part.shard == stats.shard) {
                     assert!(part.after == at && part.upto > at, "{parts:?}");
                     at = part.upto;
                 }
-                assert_eq!(at, stats.global_checkpoint);
+                assert_eq!(at, stats.max_seq_no);
             }
         }
     }

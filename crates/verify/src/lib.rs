@@ -22,7 +22,6 @@ mod error;
 mod gather;
 mod index;
 mod look;
-mod page;
 mod progress;
 mod report;
 mod scan;

@@ -52,7 +52,14 @@ pub(crate) async fn confirm(
             }
             if last || before == (suspect.source, suspect.target) {
                 let [source, target] = [at_source, at_target].map(|seen| seen.map(|s| s.json));
-                confirmed.push((place, Confirmed { suspect, source, target }));
+                confirmed.push((
+                    place,
+                    Confirmed {
+                        suspect,
+                        source,
+                        target,
+                    },
+                ));
             } else {
                 moving.push((place, suspect));
             }
@@ -60,7 +67,10 @@ pub(crate) async fn confirm(
         open = moving;
     }
     confirmed.sort_by_key(|(place, _)| *place);
-    Ok(confirmed.into_iter().map(|(_, confirmed)| confirmed).collect())
+    Ok(confirmed
+        .into_iter()
+        .map(|(_, confirmed)| confirmed)
+        .collect())
 }
 
 fn zip<T>((one, other): (Vec<T>, Vec<T>)) -> impl Iterator<Item = (T, T)> {

@@ -155,7 +155,11 @@ impl fmt::Display for IndexReport {
         }
         let size = self.bytes as f64 / 1e6;
         match (self.equal(), self.target_exists) {
-            (true, _) => write!(f, ": equal, {} documents, {size:.1} MB", self.documents_source)?,
+            (true, _) => write!(
+                f,
+                ": equal, {} documents, {size:.1} MB",
+                self.documents_source
+            )?,
             (false, true) => write!(
                 f,
                 ": NOT equal, {} documents at the source, {} at the target",
@@ -226,7 +230,11 @@ impl fmt::Display for Misrouted {
             None => "none".to_owned(),
         };
         let (source, target) = (name(&self.source), name(&self.target));
-        write!(f, "{:?} (routing {source} at the source, {target} at the target)", self.id)
+        write!(
+            f,
+            "{:?} (routing {source} at the source, {target} at the target)",
+            self.id
+        )
     }
 }
 
@@ -247,14 +255,25 @@ mod tests {
         let mut report = report();
         for n in 0..3 {
             let routing = (n == 1).then(|| "r".to_owned());
-            let key = || Key { id: format!("é {n}"), routing };
+            let key = || Key {
+                id: format!("é {n}"),
+                routing,
+            };
             report.missing.add(2, key);
         }
         let diff = Some("-a\n+b\n".to_owned());
         let id = || "x".to_owned();
-        report.different.add(2, || Difference { id: id(), routing: None, diff });
+        report.different.add(2, || Difference {
+            id: id(),
+            routing: None,
+            diff,
+        });
         let target = Some("q".to_owned());
-        report.misrouted.add(2, || Misrouted { id: id(), source: None, target });
+        report.misrouted.add(2, || Misrouted {
+            id: id(),
+            source: None,
+            target,
+        });
         report.settled_meanwhile = 4;
         let expected = "orders -> copy: NOT equal, 10 documents at the source, 9 at the target (4 more became equal meanwhile)
   missing at the target: 3
@@ -268,7 +287,9 @@ mod tests {
       -a
       +b
 ";
-        let report = Report { indices: vec![report] };
+        let report = Report {
+            indices: vec![report],
+        };
         assert_eq!(report.to_string(), expected);
         assert!(!report.equal());
         let json = serde_json::to_value(&report).unwrap();
@@ -280,7 +301,10 @@ mod tests {
     fn an_index_that_is_not_there_is_not_equal_even_if_nothing_was_in_it() {
         let mut report = report();
         assert!(report.equal());
-        assert_eq!(report.to_string(), "orders -> copy: equal, 10 documents, 0.0 MB\n");
+        assert_eq!(
+            report.to_string(),
+            "orders -> copy: equal, 10 documents, 0.0 MB\n"
+        );
         report.target_exists = false;
         assert!(!report.equal());
         assert!(report.to_string().contains("the target has no such index"));

@@ -2,22 +2,21 @@
 //!
 //! Its shards, cut into parts, are read side by side by a bounded number of readers, each in pages
 //! of about a megabyte that are gone before the next one comes. A part is read from the copy that
-//! was the primary when the shard's global checkpoint was read; if another one is the primary when
+//! was the primary when the comparison began; if another one is the primary when
 //! the part is done, what was read may have come from a copy that had not seen everything, so it is
 //! thrown away and read again.
 //!
-//! A document that is written meanwhile moves above the checkpoint: it is read once or not at all,
+//! A document that is written meanwhile moves above the last part: it is read once or not at all,
 //! never twice. What is not read is settled by a second look (see `look`).
 
 use std::sync::Arc;
 
-use search::{Error, Hit, Window};
+use search::{Error, Hit, PageSizer, Window};
 use tokio::task::JoinSet;
 
 use crate::{
     VerifyError,
     index::{Part, Patience, SideIndex},
-    page::Sizer,
 };
 
 /// What is made of the documents.
@@ -86,7 +85,7 @@ async fn read_pages<G: Gather>(
     gathered: &mut G,
     patience: &mut Patience,
 ) -> Result<bool, VerifyError> {
-    let mut sizer = Sizer::new();
+    let mut sizer = PageSizer::default();
     let mut after = part.after;
     while after < part.upto {
         let window = Window {

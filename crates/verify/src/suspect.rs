@@ -86,7 +86,11 @@ pub(crate) fn findings(suspects: &[Suspect]) -> Vec<Finding> {
     different
         .map(Finding::Different)
         .chain(misrouted.map(|(one, other)| Finding::Misrouted(*one, *other)))
-        .chain(missing[pairs..].iter().map(|place| Finding::Missing(*place)))
+        .chain(
+            missing[pairs..]
+                .iter()
+                .map(|place| Finding::Missing(*place)),
+        )
         .chain(extra[pairs..].iter().map(|place| Finding::Extra(*place)))
         .collect()
 }

@@ -105,7 +105,9 @@ fn drop_key(documents: &mut Documents, key: &(String, Option<String>)) {
 
 #[test]
 fn one_difference_among_many_is_found_in_little_memory_by_dividing() {
-    let source: Documents = (0..200_000).map(|n| ((n.to_string(), None), (n % 200) as u8)).collect();
+    let source: Documents = (0..200_000)
+        .map(|n| ((n.to_string(), None), (n % 200) as u8))
+        .collect();
     let mut target = source.clone();
     for n in [7, 1_000, 77_777] {
         target.insert((n.to_string(), None), 255);
@@ -119,7 +121,13 @@ fn one_difference_among_many_is_found_in_little_memory_by_dividing() {
 
 #[test]
 fn dividing_ends() {
-    let all: Vec<_> = (0..100).map(|bucket| Differing { bucket, source: 9, target: 9 }).collect();
+    let all: Vec<_> = (0..100)
+        .map(|bucket| Differing {
+            bucket,
+            source: 9,
+            target: 9,
+        })
+        .collect();
     assert!(divide(&all, 0, 100));
     assert!(!divide(&all, LEVELS - 1, 100));
     assert!(!divide(&all, 0, 1_800));
@@ -138,8 +146,15 @@ fn an_id_under_another_routing_is_misrouted_and_under_more_routings_missing_or_e
     let (missing, extra) = (suspect(Some(1), None), suspect(None, Some(1)));
     let different = suspect(Some(1), Some(2));
     let all = [missing.clone(), extra.clone(), different, missing.clone()];
-    let expected = [Finding::Different(2), Finding::Misrouted(0, 1), Finding::Missing(3)];
+    let expected = [
+        Finding::Different(2),
+        Finding::Misrouted(0, 1),
+        Finding::Missing(3),
+    ];
     assert_eq!(findings(&all), expected);
-    assert_eq!(findings(&[extra.clone(), extra]), [Finding::Extra(0), Finding::Extra(1)]);
+    assert_eq!(
+        findings(&[extra.clone(), extra]),
+        [Finding::Extra(0), Finding::Extra(1)]
+    );
     assert_eq!(findings(&[missing]), [Finding::Missing(0)]);
 }

@@ -2,13 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use anyhow::Result;
 use model::IndexName;
-use search::{Client, ClientConfig};
+use search::{Client, ClientConfig, Window};
 use serde_json::{Value, json};
-use testkit::{Http, Product, SearchNode};
+use testkit::{Http, Product, SearchNode, process::Usage};
 use verify::{IndexReport, Progress, VerifyError, VerifyOptions};
 
 /// Two clusters, and an index name that nobody else has.
@@ -22,7 +22,10 @@ struct Pair {
 
 impl Pair {
     async fn new(source: Product, target: Product) -> Result<Pair> {
-        let (source, target) = (SearchNode::shared(source).await, SearchNode::shared(target).await);
+        let (source, target) = (
+            SearchNode::shared(source).await,
+            SearchNode::shared(target).await,
+        );
         let client = async |node: &SearchNode| {
             Client::connect(&ClientConfig::new(vec![node.url().parse().unwrap()])).await
         };
@@ -56,6 +59,26 @@ impl Pair {
         http.post_ndjson(&path, lines.to_owned()).await.map(drop)
     }
 
+    /// A routing that leads to another shard than the given one on both sides.
+    async fn apart_from(&self, routing: &str) -> Result<String> {
+        let shard = async |http: &Http, routing: &str| {
+            let path = format!("/{}/_search_shards?routing={routing}", self.index);
+            http.get_json(&path)
+                .await
+                .map(|found| found["shards"][0][0]["shard"].clone())
+        };
+        for other in (0..100).map(|n| format!("other{n}")) {
+            let mut same = false;
+            for http in [&self.at_source, &self.at_target] {
+                same |= shard(http, routing).await? == shard(http, &other).await?;
+            }
+            if !same {
+                return Ok(other);
+            }
+        }
+        anyhow::bail!("every routing leads to the shard of {routing}")
+    }
+
     async fn both(&self, lines: &str) -> Result<()> {
         self.bulk(&self.at_source, lines).await?;
         self.bulk(&self.at_target, lines).await
@@ -72,6 +95,28 @@ impl Pair {
 
     async fn verify(&self) -> Result<IndexReport, VerifyError> {
         self.verify_with(&VerifyOptions::default()).await
+    }
+
+    /// Reads the source page by page and does nothing with it.
+    async fn read_bare(&self) -> Result<()> {
+        let shards = self.source.shard_stats(&[&self.index]).await?;
+        let reads = shards.iter().map(async |shard| {
+            let mut after = -1;
+            while after < shard.global_checkpoint {
+                let window = Window {
+                    index: &self.index,
+                    shard: shard.shard,
+                    node: Some(&shard.node),
+                    after,
+                    upto: shard.global_checkpoint.min(after + 3_500),
+                    size: 3_500,
+                };
+                self.source.read_window(&window).await?;
+                after = window.upto;
+            }
+            anyhow::Ok(())
+        });
+        futures::future::try_join_all(reads).await.map(drop)
     }
 
     async fn delete(&self) -> Result<()> {
@@ -107,7 +152,12 @@ fn ids(listed: &[verify::Key]) -> Vec<&str> {
 /// Takes the differences apart into (missing, extra, different, misrouted).
 fn counts(report: &IndexReport) -> (u64, u64, u64, u64) {
     let different = report.different.count;
-    (report.missing.count, report.extra.count, different, report.misrouted.count)
+    (
+        report.missing.count,
+        report.extra.count,
+        different,
+        report.misrouted.count,
+    )
 }
 
 #[tokio::test]
@@ -118,7 +168,8 @@ async fn equal_documents_are_equal_in_other_shards_and_written_in_another_way() 
         pair.create((3, 2)).await?;
         pair.both(&documents(3_000)).await?;
         // Deleted and written again, so that the histories differ.
-        pair.bulk(&pair.at_target, "{\"delete\":{\"_id\":\"a b/é?#1\"}}\n").await?;
+        pair.bulk(&pair.at_target, "{\"delete\":{\"_id\":\"a b/é?#1\"}}\n")
+            .await?;
         pair.bulk(&pair.at_target, &documents(20)).await?;
         let one = index("twin", Some("r1"), r#"{"a":1,"b":["1","\u00e9"]}"#);
         pair.bulk(&pair.at_source, &one).await?;
@@ -126,7 +177,10 @@ async fn equal_documents_are_equal_in_other_shards_and_written_in_another_way() 
         pair.bulk(&pair.at_target, &other).await?;
         let report = pair.verify().await?;
         assert!(report.equal() && report.exact, "{target}: {report}");
-        assert_eq!((report.documents_source, report.documents_target), (3_001, 3_001));
+        assert_eq!(
+            (report.documents_source, report.documents_target),
+            (3_001, 3_001)
+        );
         pair.delete().await?;
     }
     Ok(())
@@ -134,10 +188,14 @@ async fn equal_documents_are_equal_in_other_shards_and_written_in_another_way() 
 
 #[tokio::test]
 async fn every_kind_of_difference_is_found_and_named() -> Result<()> {
-    for (source, target) in [(Product::Es7_17, Product::Os2), (Product::Os2, Product::Es8)] {
+    for (source, target) in [
+        (Product::Es7_17, Product::Os2),
+        (Product::Os2, Product::Es8),
+    ] {
         let pair = Pair::new(source, target).await?;
         pair.create((2, 5)).await?;
         pair.both(&documents(2_000)).await?;
+        let apart = pair.apart_from("r1").await?;
         let big = |n: u32| format!("{{\"big\":1234567890123456789012345678{n},\"w\":[1,2]}}");
         let at_source = [
             index("only/ source é", Some("q"), "{}"),
@@ -145,15 +203,15 @@ async fn every_kind_of_difference_is_found_and_named() -> Result<()> {
             index("moved", Some("r1"), "{}"),
             index("unrouted", None, "{}"),
             index("twin", Some("r1"), "{\"a\":1}"),
-            index("twin", Some("r2"), "{\"a\":2}"),
+            index("twin", Some(&apart), "{\"a\":2}"),
         ];
         let at_target = [
             index("only target", None, "{}"),
             index("changed", None, &big(2)),
             index("moved", Some("r2"), "{}"),
-            index("unrouted", Some(""), "{}"),
+            index("unrouted", Some(&apart), "{}"),
             index("twin", Some("r1"), "{\"a\":1}"),
-            index("twin", Some("r2"), "{\"a\":1}"),
+            index("twin", Some(&apart), "{\"a\":1}"),
         ];
         pair.bulk(&pair.at_source, &at_source.concat()).await?;
         pair.bulk(&pair.at_target, &at_target.concat()).await?;
@@ -161,14 +219,42 @@ async fn every_kind_of_difference_is_found_and_named() -> Result<()> {
         assert_eq!(ids(&report.missing.listed), ["only/ source é"]);
         assert_eq!(report.missing.listed[0].routing.as_deref(), Some("q"));
         assert_eq!(ids(&report.extra.listed), ["only target"]);
-        let misrouted = &report.misrouted.listed;
-        assert!(misrouted.iter().any(|m| m.id == "moved"
-            && m.source.as_deref() == Some("r1")
-            && m.target.as_deref() == Some("r2")));
-        let changed = report.different.listed.iter().find(|d| d.id == "changed").unwrap();
+        let misrouted = report.misrouted.listed.iter();
+        let mut misrouted: Vec<_> = misrouted
+            .map(|m| (m.id.as_str(), m.source.as_deref(), m.target.as_deref()))
+            .collect();
+        misrouted.sort_unstable();
+        let expected = [
+            ("moved", Some("r1"), Some("r2")),
+            ("unrouted", None, Some(apart.as_str())),
+        ];
+        assert_eq!(misrouted, expected);
+        let mut different: Vec<_> = report
+            .different
+            .listed
+            .iter()
+            .map(|d| (d.id.as_str(), d.routing.as_deref()))
+            .collect();
+        different.sort_unstable();
+        assert_eq!(
+            different,
+            [("changed", None), ("twin", Some(apart.as_str()))]
+        );
+        let changed = report
+            .different
+            .listed
+            .iter()
+            .find(|d| d.id == "changed")
+            .unwrap();
         let diff = changed.diff.as_deref().unwrap();
-        assert!(diff.contains("-  \"big\": 12345678901234567890123456781"), "{diff}");
-        assert!(diff.contains("+  \"big\": 12345678901234567890123456782"), "{diff}");
+        assert!(
+            diff.contains("-  \"big\": 12345678901234567890123456781"),
+            "{diff}"
+        );
+        assert!(
+            diff.contains("+  \"big\": 12345678901234567890123456782"),
+            "{diff}"
+        );
         assert!(report.exact && !report.equal());
         pair.delete().await?;
     }
@@ -176,11 +262,56 @@ async fn every_kind_of_difference_is_found_and_named() -> Result<()> {
 }
 
 #[tokio::test]
+async fn what_no_translog_has_synced_yet_is_compared_too() -> Result<()> {
+    let pair = Pair::new(Product::Es7_17, Product::Os2).await?;
+    pair.create((1, 2)).await?;
+    for http in [&pair.at_source, &pair.at_target] {
+        let lazily =
+            json!({"index": {"translog.durability": "async", "translog.sync_interval": "1h"}});
+        http.post_json(&format!("/{}/_close", pair.index), &Value::Null)
+            .await?;
+        http.put_json(&format!("/{}/_settings", pair.index), &lazily)
+            .await?;
+        http.post_json(&format!("/{}/_open", pair.index), &Value::Null)
+            .await?;
+    }
+    pair.both(&documents(200)).await?;
+    let standing = pair.source.shard_stats(&[&pair.index]).await?;
+    assert!(standing[0].global_checkpoint < 199, "{standing:?}");
+    pair.bulk(&pair.at_source, &index("changed", None, "{}"))
+        .await?;
+    pair.bulk(&pair.at_target, &index("changed", None, "{\"a\":1}"))
+        .await?;
+    let report = pair.verify().await?;
+    assert_eq!(
+        (report.documents_source, report.documents_target),
+        (201, 201)
+    );
+    assert_eq!(counts(&report), (0, 0, 1, 0));
+    pair.delete().await
+}
+
+#[tokio::test]
+async fn another_routing_is_found_though_it_leads_to_the_same_shard() -> Result<()> {
+    let pair = Pair::new(Product::Es7_17, Product::Os2).await?;
+    pair.create((1, 1)).await?;
+    pair.bulk(&pair.at_source, &index("moved", Some("r1"), "{}"))
+        .await?;
+    pair.bulk(&pair.at_target, &index("moved", Some("r2"), "{}"))
+        .await?;
+    let report = pair.verify().await?;
+    assert_eq!(counts(&report), (0, 0, 0, 1));
+    pair.delete().await
+}
+
+#[tokio::test]
 async fn a_change_in_one_place_is_found_in_little_memory_and_lists_are_cut() -> Result<()> {
     let pair = Pair::new(Product::Es7_17, Product::Os2).await?;
     pair.create((1, 3)).await?;
     pair.both(&documents(5_000)).await?;
-    let changed: String = (0..40).map(|n| index(&format!("new {n}"), None, "{}")).collect();
+    let changed: String = (0..40)
+        .map(|n| index(&format!("new {n}"), None, "{}"))
+        .collect();
     pair.bulk(&pair.at_source, &changed).await?;
     let options = VerifyOptions {
         memory: 10,
@@ -212,17 +343,63 @@ async fn a_missing_target_lacks_every_document_and_a_missing_source_is_an_error(
     pair.source.delete_index(&pair.index).await?;
 
     let aliased = json!({"aliases": {pair.index.as_str(): {}}});
-    pair.at_source.put_json(&format!("/{}-1", pair.index), &aliased).await?;
+    pair.at_source
+        .put_json(&format!("/{}-1", pair.index), &aliased)
+        .await?;
     let error = pair.verify().await.unwrap_err();
     assert!(matches!(error, VerifyError::Alias { .. }), "{error}");
-    pair.source.delete_index(&IndexName::try_from(format!("{}-1", pair.index))?).await?;
+    pair.source
+        .delete_index(&IndexName::try_from(format!("{}-1", pair.index))?)
+        .await?;
 
     pair.create((1, 1)).await?;
     let report = pair.verify().await?;
     assert!(report.equal() && report.documents_source == 0);
-    pair.at_target.post_json(&format!("/{}/_close", pair.index), &Value::Null).await?;
+    pair.at_target
+        .post_json(&format!("/{}/_close", pair.index), &Value::Null)
+        .await?;
     let error = pair.verify().await.unwrap_err();
     assert!(matches!(error, VerifyError::Unreadable { .. }), "{error}");
+    pair.delete().await
+}
+
+/// Not a test: prints what a comparison costs beside a bare read of one side.
+/// `cargo test --release -p verify --test main -- --ignored --nocapture`
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn what_a_comparison_of_flights_costs() -> Result<()> {
+    let pair = Pair::new(Product::Es7_17, Product::Os2).await?;
+    pair.create((2, 1)).await?;
+    let mut documents = 0;
+    for body in testkit::datasets::Dataset::Flights.bulk_bodies(5 << 20)? {
+        let body = body?;
+        pair.both(&body.body).await?;
+        documents += body.documents;
+    }
+    for round in 0..3 {
+        let started = (Instant::now(), Usage::of_this_process()?);
+        pair.read_bare().await?;
+        let bare = (
+            started.0.elapsed(),
+            Usage::of_this_process()?.since(&started.1),
+        );
+        let started = (Instant::now(), Usage::of_this_process()?);
+        let report = pair.verify().await?;
+        let took = (
+            started.0.elapsed(),
+            Usage::of_this_process()?.since(&started.1),
+        );
+        assert!(report.equal() && report.documents_source == documents as u64);
+        for (what, sides, (time, usage)) in [("read", 1, bare), ("verify", 2, took)] {
+            let read = documents as f64 * f64::from(sides);
+            println!(
+                "round {round}: {what}: {:.0} documents/s, {:.2} us CPU a document, peak {} MB",
+                read / time.as_secs_f64(),
+                usage.cpu().as_secs_f64() * 1e6 / read,
+                usage.peak_resident >> 20,
+            );
+        }
+    }
     pair.delete().await
 }
 
@@ -238,6 +415,9 @@ async fn what_is_only_not_refreshed_settles_at_the_second_look() -> Result<()> {
     };
     let report = pair.verify_with(&options).await?;
     assert!(report.equal() && report.exact, "{report}");
-    assert_eq!((report.documents_source, report.settled_meanwhile), (100, 100));
+    assert_eq!(
+        (report.documents_source, report.settled_meanwhile),
+        (100, 100)
+    );
     pair.delete().await
 }

@@ -44,6 +44,7 @@ pub(crate) struct Changed {
 }
 
 impl Changed {
+    #[cfg(feature = "bench")]
     pub(crate) fn per_second(&self) -> f64 {
         self.changes as f64 / self.elapsed.as_secs_f64()
     }

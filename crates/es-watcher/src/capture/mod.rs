@@ -4,7 +4,7 @@
 //! look (all shards' statistics, one request)      looks.rs
 //!   -> per shard: what is missing?                cursor.rs
 //!        -> refresh the index, once for all       refresh.rs
-//!        -> read windows up to the checkpoint     shard.rs, window.rs
+//!        -> read windows up to the checkpoint     shard.rs
 //! ```
 //!
 //! A first run is this loop from the beginning of every shard's history: backfill and live tail are
@@ -15,7 +15,6 @@ mod looks;
 mod pace;
 mod refresh;
 mod shard;
-mod window;
 
 use std::{
     collections::HashMap,

@@ -8,14 +8,13 @@ use std::{
 use model::{Action, Batch, Change, Content, Document, Origin, Version};
 use pipeline::{Captured, Fault};
 use runtime::backoff::Backoff;
-use search::{Error, Hit, Window};
+use search::{Error, Hit, PageSizer, Window};
 use tokio::sync::watch;
 
 use super::{
     Capture, Look,
     cursor::{Cursor, Range, Standing},
     refresh::Refresher,
-    window::Sizer,
 };
 use crate::{
     checkpoint::{Checkpoint, History, ShardKey},
@@ -30,7 +29,7 @@ pub(crate) struct ShardReader {
     index_uuid: String,
     partition: Arc<str>,
     looks: watch::Receiver<Arc<Look>>,
-    sizer: Sizer,
+    sizer: PageSizer,
     backoff: Backoff,
 }
 
@@ -60,7 +59,7 @@ impl ShardReader {
             key: Arc::new(key),
             index_uuid,
             looks,
-            sizer: Sizer::new(),
+            sizer: PageSizer::default(),
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(5)),
         }
     }

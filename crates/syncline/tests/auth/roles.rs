@@ -1,10 +1,14 @@
 //! The roles that `check --privileges` prints are enough, and each privilege in them is needed.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use serde_json::{Value, json};
-use testkit::{NatsOptions, NatsServer, unique_name};
+use testkit::{NatsOptions, NatsServer, SearchNode, unique_name, wait_until};
 
-use crate::support::{PASSWORD, Pair, assert_equal, index, syncline};
+use crate::support::{PASSWORD, Pair, assert_equal, index, service, syncline};
+
+const WITHIN: Duration = Duration::from_secs(60);
 
 /// A role as `check --privileges` prints it for an index.
 async fn printed(role: &str, index: &str) -> Result<Value> {
@@ -95,6 +99,49 @@ async fn the_printed_target_role_is_enough_to_write_new_fields_into_new_and_old_
     assert!(run.out.contains("may be written"), "{run:#?}");
     copy().await?.ended(0);
     assert_equal(pair.plain, pair.secured, &name).await
+}
+
+#[tokio::test]
+async fn the_printed_roles_are_enough_for_watcher_and_writer() -> Result<()> {
+    let pair = Pair::start().await;
+    for (source, target) in [(pair.secured, pair.plain), (pair.plain, pair.secured)] {
+        let name = index(source, "services").await?;
+        let access = async |node: &SearchNode, role: &str| -> Result<Vec<String>> {
+            let mut flags = vec![format!("--es-hosts={}", node.url())];
+            if node.product().is_secured() {
+                let user = pair.user(&printed(role, &name).await?).await?;
+                flags.extend(pair.login("es", &user, PASSWORD));
+            }
+            Ok(flags)
+        };
+        let nats = NatsServer::start(NatsOptions::default()).await?;
+        let folder = tempfile::tempdir()?;
+        let common = [
+            format!("--nats-url={}", nats.url()),
+            "--admin-disabled".into(),
+        ];
+        let mut watcher = vec![
+            "es-watcher".to_owned(),
+            format!("--index-patterns={name}"),
+            format!("--checkpoint-path={}", folder.path().display()),
+        ];
+        watcher.extend(access(source, "syncline-source").await?);
+        let mut writer = vec!["es-writer".to_owned()];
+        writer.extend(access(target, "syncline-target").await?);
+        let _watcher = service(watcher.iter().chain(&common))?;
+        let _writer = service(writer.iter().chain(&common))?;
+        let (here, there) = (source.http(), target.http());
+        let arrived = async || there.count(&name).await.is_ok_and(|count| count == 52);
+        wait_until("the documents have arrived", WITHIN, arrived).await?;
+        here.index_documents(&name, [("new", json!({"field": "new"}))])
+            .await?;
+        let arrived = async || {
+            let found = there.get_json(&format!("/{name}/_doc/new")).await;
+            found.is_ok_and(|found| found["_source"]["field"] == "new")
+        };
+        wait_until("the change has arrived", WITHIN, arrived).await?;
+    }
+    Ok(())
 }
 
 #[tokio::test]
@@ -297,11 +344,19 @@ async fn without_the_refresh_privilege_a_run_says_so_and_offers_the_natural_way_
         "sync".into(),
         pair.secured.url(),
         pair.plain.url(),
-        indices,
+        indices.clone(),
         natural,
     ];
     syncline(sync.iter().chain(&login)).await?.ended(0);
-    assert_equal(pair.secured, pair.plain, &name).await
+    assert_equal(pair.secured, pair.plain, &name).await?;
+
+    let verify = ["verify", &pair.secured.url(), &pair.plain.url(), &indices];
+    let login: Vec<&str> = login.iter().map(String::as_str).collect();
+    let refused = syncline(verify.iter().chain(&login)).await?;
+    refused.failed_saying(&["indices:admin/refresh", "--no-refresh"]);
+    let visible = syncline(verify.iter().chain(&login).chain(&["--no-refresh"])).await?;
+    assert!(visible.ended(0).out.contains("equal: yes"));
+    Ok(())
 }
 
 #[tokio::test]

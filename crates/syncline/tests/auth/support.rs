@@ -5,6 +5,7 @@ use std::{path::Path, process::Stdio, time::Duration};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use testkit::{Http, Product, SearchNode, Security, unique_name, wait_until};
+use tokio::process::{Child, Command};
 
 pub(crate) const PASSWORD: &str = "Syncline-test-1";
 
@@ -49,22 +50,31 @@ impl Run {
     }
 }
 
-/// Runs `syncline` with these arguments and nothing of our environment.
-pub(crate) async fn syncline<S: AsRef<str>>(args: impl IntoIterator<Item = S>) -> Result<Run> {
-    let folder = tempfile::tempdir()?;
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_syncline"));
+/// The program with these arguments and nothing of our environment.
+fn command<S: AsRef<str>>(args: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_syncline"));
     for arg in args {
         command.arg(arg.as_ref());
     }
+    command.env_clear().stdin(Stdio::null()).kill_on_drop(true);
     command
-        .env_clear()
-        .current_dir(folder.path())
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    let output = tokio::time::timeout(Duration::from_secs(60), command.output());
+}
+
+/// Starts a service, which ends when the value is dropped.
+pub(crate) fn service<S: AsRef<str>>(args: impl IntoIterator<Item = S>) -> Result<Child> {
+    let service = command(args).stderr(Stdio::null()).spawn();
+    service.context("the program was built for this test")
+}
+
+/// Runs `syncline` with these arguments to its end.
+pub(crate) async fn syncline<S: AsRef<str>>(args: impl IntoIterator<Item = S>) -> Result<Run> {
+    let folder = tempfile::tempdir()?;
+    let mut command = command(args);
+    command.current_dir(folder.path());
+    let output = tokio::time::timeout(Duration::from_secs(120), command.output());
     let output = output
         .await
-        .context("syncline did not end within a minute")??;
+        .context("syncline did not end within two minutes")??;
     Ok(Run {
         code: output.status.code(),
         out: String::from_utf8(output.stdout)?,

@@ -21,6 +21,7 @@ pub(crate) struct Tally {
     kills: usize,
     nats_kills: usize,
     pauses: usize,
+    nats_pauses: usize,
     fenced: usize,
 }
 
@@ -28,8 +29,12 @@ impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} kills, {} of nats-server, {} pauses, {} fenced",
-            self.kills, self.nats_kills, self.pauses, self.fenced
+            "{} kills and {} pauses ({} and {} of nats-server), {} fenced",
+            self.kills + self.nats_kills,
+            self.pauses + self.nats_pauses,
+            self.nats_kills,
+            self.nats_pauses,
+            self.fenced
         )
     }
 }
@@ -42,6 +47,11 @@ const ACTORS: [(Role, &str); 4] = [
     (Role::Writer, "writer-a"),
     (Role::Writer, "writer-b"),
 ];
+
+/// Targets of harm: the actors by their numbers, the nats-server by two, and one number for all at
+/// once.
+const NATS: usize = ACTORS.len() + 1;
+const TARGETS: usize = NATS + 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
@@ -58,12 +68,21 @@ enum State {
     Dead(Instant),
 }
 
+/// What the nats-server does at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Nats {
+    Running,
+    /// Takes what is sent and stores nothing, until that time.
+    Paused(Instant),
+    /// Was killed; starts again at that time.
+    Dead(Instant),
+}
+
 /// Everything between source and target.
 pub(crate) struct Actors {
     pipeline: Pipeline,
     actors: Vec<State>,
-    /// When the nats-server comes back, while it is away.
-    nats_back: Option<Instant>,
+    nats: Nats,
     tally: Tally,
 }
 
@@ -77,7 +96,7 @@ impl Actors {
         Ok(Actors {
             pipeline,
             actors,
-            nats_back: None,
+            nats: Nats::Running,
             tally: Tally::default(),
         })
     }
@@ -90,35 +109,34 @@ impl Actors {
             self.revive().await?;
             if Instant::now() >= next {
                 next = Instant::now() + Duration::from_millis(random.u64(50..1200));
-                let (target, severity) = (random.usize(0..ACTORS.len() + 1), random.u32(0..10));
+                let (target, severity) = (random.usize(0..TARGETS), random.u32(0..10));
                 let away = Duration::from_millis(random.u64(0..1500));
                 let paused = Duration::from_millis(random.u64(100..2 * LEASE.as_millis() as u64));
-                self.harm(target, severity, away, paused).await?;
+                if target < ACTORS.len() {
+                    self.harm(target, severity < 4, away, paused).await?;
+                } else if target <= NATS {
+                    self.harm_nats(severity < 5, away, paused)?;
+                } else {
+                    self.kill_all(away).await?;
+                }
             }
             sleep(Duration::from_millis(10)).await;
         }
         Ok(())
     }
 
+    /// Pauses or kills one.
     async fn harm(
         &mut self,
-        target: usize,
-        severity: u32,
+        actor: usize,
+        pauses: bool,
         away: Duration,
         paused: Duration,
     ) -> Result<()> {
-        let Some(actor) = self.actors.get_mut(target) else {
-            if self.nats_back.is_none() {
-                self.tally.nats_kills += 1;
-                self.tally.kills += 1;
-                self.pipeline.nats.kill();
-                self.nats_back = Some(Instant::now() + away);
-            }
-            return Ok(());
-        };
         let back = Instant::now() + away;
+        let actor = &mut self.actors[actor];
         *actor = match std::mem::replace(actor, State::Dead(back)) {
-            State::Running(program) if severity < 4 => {
+            State::Running(program) if pauses => {
                 self.tally.pauses += 1;
                 program.signal(Signal::SIGSTOP)?;
                 State::Paused(program, Instant::now() + paused)
@@ -133,12 +151,53 @@ impl Actors {
         Ok(())
     }
 
+    fn harm_nats(&mut self, pauses: bool, away: Duration, paused: Duration) -> Result<()> {
+        self.nats = match self.nats {
+            Nats::Running if pauses => {
+                self.tally.nats_pauses += 1;
+                self.signal_nats(Signal::SIGSTOP)?;
+                Nats::Paused(Instant::now() + paused)
+            }
+            Nats::Running | Nats::Paused(_) => {
+                self.tally.nats_kills += 1;
+                self.pipeline.nats.kill();
+                Nats::Dead(Instant::now() + away)
+            }
+            dead => dead,
+        };
+        Ok(())
+    }
+
+    /// What a power cut does to the processes: what was under way between them is gone.
+    async fn kill_all(&mut self, away: Duration) -> Result<()> {
+        self.harm_nats(false, away, away)?;
+        for actor in 0..ACTORS.len() {
+            self.harm(actor, false, away, away).await?;
+        }
+        Ok(())
+    }
+
+    fn signal_nats(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.pipeline.nats.pid())?;
+        Ok(nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(pid),
+            signal,
+        )?)
+    }
+
     /// Brings back whose time has come, as a supervisor does, and looks for those that have ended
     /// by themselves.
     async fn revive(&mut self) -> Result<()> {
-        if self.nats_back.is_some_and(|back| back <= Instant::now()) {
-            self.pipeline.nats.restart().await?;
-            self.nats_back = None;
+        match self.nats {
+            Nats::Paused(back) if back <= Instant::now() => {
+                self.signal_nats(Signal::SIGCONT)?;
+                self.nats = Nats::Running;
+            }
+            Nats::Dead(back) if back <= Instant::now() => {
+                self.pipeline.nats.restart().await?;
+                self.nats = Nats::Running;
+            }
+            _ => {}
         }
         for (at, actor) in ACTORS.into_iter().enumerate() {
             let state = std::mem::replace(&mut self.actors[at], State::Dead(Instant::now()));
@@ -171,7 +230,11 @@ impl Actors {
     /// Ends all harm.
     pub(crate) async fn restore(&mut self) -> Result<()> {
         let now = Instant::now();
-        self.nats_back = self.nats_back.map(|_| now);
+        self.nats = match self.nats {
+            Nats::Running => Nats::Running,
+            Nats::Paused(_) => Nats::Paused(now),
+            Nats::Dead(_) => Nats::Dead(now),
+        };
         for actor in &mut self.actors {
             *actor = match std::mem::replace(actor, State::Dead(now)) {
                 State::Paused(program, _) => State::Paused(program, now),

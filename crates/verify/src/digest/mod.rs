@@ -145,7 +145,11 @@ impl Parser<'_> {
     }
 
     fn expect(&mut self, token: &[u8]) -> Result<(), DigestError> {
-        if self.json.get(self.at..).is_some_and(|rest| rest.starts_with(token)) {
+        if self
+            .json
+            .get(self.at..)
+            .is_some_and(|rest| rest.starts_with(token))
+        {
             self.at += token.len();
             Ok(())
         } else {
@@ -231,7 +235,10 @@ impl Parser<'_> {
         members.sort_by_key(|member| member.key);
         let (mut sum, mut count) = (0u128, 0);
         for (at, member) in members.iter().enumerate() {
-            if members.get(at + 1).is_some_and(|next| next.key == member.key) {
+            if members
+                .get(at + 1)
+                .is_some_and(|next| next.key == member.key)
+            {
                 continue;
             }
             sum = sum.wrapping_add(combine(Kind::Member, member.key, member.value));

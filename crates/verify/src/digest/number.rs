@@ -88,7 +88,9 @@ impl<'a> Parser<'a> {
 
 /// The value of up to 19 digits.
 fn short(digits: &[u8]) -> u64 {
-    digits.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'))
+    digits
+        .iter()
+        .fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'))
 }
 
 /// The hash of a number after the zeros at its end have become part of the exponent.

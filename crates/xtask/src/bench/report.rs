@@ -33,7 +33,7 @@ pub(super) fn write(context: &Context, name: &str, figures: Value) -> Result<()>
 /// A table with figures to the right.
 pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::ASCII_MARKDOWN);
     table.set_header(header);
     table
 }

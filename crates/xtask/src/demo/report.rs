@@ -31,7 +31,7 @@ impl Figures {
     /// Everything for people to read.
     pub(crate) fn text(&self, equal: bool, elapsed: Duration) -> String {
         let mut table = Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.load_style(presets::UTF8_BORDERS_ONLY);
         table.set_header(["index", "shards", "documents", "MB"]);
         for load in &self.loads {
             table.add_row([
@@ -55,7 +55,7 @@ impl Figures {
         let milliseconds =
             |percent| format!("{:.0} ms", self.lag.percentile(percent).as_secs_f64() * 1e3);
         let mut table = Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.load_style(presets::UTF8_BORDERS_ONLY);
         let rows = [
             ("documents copied", self.copied.to_string()),
             ("MB", format!("{:.1}", bytes as f64 / 1e6)),
@@ -81,7 +81,7 @@ impl Figures {
 
     fn memory(&self) -> Table {
         let mut table = Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.load_style(presets::UTF8_BORDERS_ONLY);
         table.set_header(["process", "most memory, MB", "CPU, µs/document"]);
         for (name, used) in &self.processes {
             table.add_row([

@@ -1,4 +1,4 @@
-//! How much to ask for at once. Pure, and the same rule as the watcher's.
+//! How much of a shard's history to ask for at once. Pure.
 //!
 //! A page is bounded by bytes, so that memory does not depend on the size of documents, and by the
 //! span of sequence numbers it asks about, so that the server never sorts more than it returns: in
@@ -11,33 +11,35 @@ const MOST: u32 = 4_000;
 /// The first page of a shard, before anything is known about its documents.
 const FIRST: u32 = 64;
 
-/// Finds the size of the next page from those before it.
+/// Finds the size of the next [`crate::Window`] from the pages before it.
 #[derive(Debug)]
-pub(crate) struct Sizer {
+pub struct PageSizer {
     documents: u32,
     span: i64,
 }
 
-impl Sizer {
-    pub(crate) fn new() -> Sizer {
-        Sizer {
+impl Default for PageSizer {
+    fn default() -> PageSizer {
+        PageSizer {
             documents: FIRST,
             span: i64::from(FIRST),
         }
     }
+}
 
+impl PageSizer {
     /// How many documents to ask for.
-    pub(crate) fn documents(&self) -> u32 {
+    pub fn documents(&self) -> u32 {
         self.documents
     }
 
     /// How many sequence numbers to ask about: at least as many as documents.
-    pub(crate) fn span(&self) -> i64 {
+    pub fn span(&self) -> i64 {
         self.span
     }
 
     /// Learns from a page: how many documents it had, and how large the response was.
-    pub(crate) fn learn(&mut self, documents: usize, bytes: usize) {
+    pub fn learn(&mut self, documents: usize, bytes: usize) {
         let asked = i64::from(self.documents);
         if let Some(average) = bytes.checked_div(documents) {
             let fit = TARGET_BYTES / average.max(1);
@@ -55,7 +57,7 @@ impl Sizer {
     }
 
     /// Learns that a page was too large to be taken.
-    pub(crate) fn shrink(&mut self) {
+    pub fn shrink(&mut self) {
         self.documents = (self.documents / 4).max(1);
         self.span = i64::from(self.documents);
     }
@@ -67,7 +69,7 @@ mod tests {
 
     /// Pages over documents of one size until the size settles.
     fn settle(document: usize) -> u32 {
-        let mut sizer = Sizer::new();
+        let mut sizer = PageSizer::default();
         for _ in 0..20 {
             sizer.learn(
                 sizer.documents() as usize,
@@ -86,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_sparse_history_is_crossed_in_ever_larger_steps_and_a_dense_one_in_small_ones() {
-        let mut sizer = Sizer::new();
+        let mut sizer = PageSizer::default();
         let mut requests = 0;
         let mut position = 0i64;
         while position < 100_000_000 {
