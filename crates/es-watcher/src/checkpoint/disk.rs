@@ -19,7 +19,7 @@ use model::IndexName;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{CheckpointError, Record, ShardKey};
+use super::{CheckpointError, Record, ShardKey, pages};
 
 /// The layout this build reads and writes.
 const LAYOUT: u32 = 1;
@@ -107,7 +107,9 @@ impl DiskStore {
             path: path.to_owned(),
             reason,
         };
-        check_headers(&path.join("data.mdb")).map_err(damaged)?;
+        let file = path.join("data.mdb");
+        check_headers(&file).map_err(damaged)?;
+        pages::check(&file).map_err(damaged)?;
         let mut options = EnvOpenOptions::new();
         options.map_size(MAP_BYTES).max_dbs(8);
         // SAFETY: the caller's lock keeps every other process away from the file, and nothing but
@@ -415,6 +417,48 @@ mod tests {
         let store = DiskStore::open(folder.path(), &Owner { stream, ..owner() }).unwrap();
         let (key, rewound) = record(-1);
         assert_eq!(store.get(&key).unwrap(), Some(rewound));
+    }
+
+    /// A store that has seen many commits, so that it has free pages, branches and old pages.
+    fn used() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let store = DiskStore::open(folder.path(), &owner()).unwrap();
+        for round in 0..20 {
+            let records: Vec<_> = (0..200)
+                .map(|shard| {
+                    let (key, record) = record(round);
+                    (ShardKey { shard, ..key }, record)
+                })
+                .collect();
+            store.put(&records).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn a_store_that_was_used_much_is_whole() {
+        let folder = used();
+        assert_eq!(pages::check(&folder.path().join("data.mdb")), Ok(()));
+        let store = DiskStore::open(folder.path(), &owner()).unwrap();
+        let name = IndexName::try_from("movies").unwrap();
+        assert_eq!(store.records_of(&name).unwrap().len(), 200);
+    }
+
+    /// LMDB itself would end the process at a page whose header is nonsense.
+    #[test]
+    fn no_page_with_a_ruined_header_kills_the_process() {
+        let folder = used();
+        let whole = fs::read(folder.path().join("data.mdb")).unwrap();
+        let mut refused = 0;
+        for page in 0..whole.len() / 4096 {
+            let mut file = whole.clone();
+            file[page * 4096..page * 4096 + 64].fill(0xAB);
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join("data.mdb"), &file).unwrap();
+            // A page that no tree reaches holds nothing, so its ruin costs nothing.
+            refused += usize::from(DiskStore::open(folder.path(), &owner()).is_err());
+        }
+        assert!(refused > 2, "only {refused} of all pages matter");
     }
 
     /// Damages the file in every way that is cheap to think of; none may be taken for an empty store

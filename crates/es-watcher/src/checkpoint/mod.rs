@@ -1,6 +1,7 @@
 //! What a watcher must not forget: how far each shard was published, and under which epoch.
 
 mod disk;
+mod pages;
 
 use std::{
     collections::HashMap,
