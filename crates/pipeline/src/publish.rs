@@ -135,6 +135,13 @@ where
         Ok(stored.captured.position)
     }
 
+    /// Forgets what the log does not take while the process stops. None of it was confirmed, so the
+    /// source yields it again to the next.
+    fn give_up(&mut self) {
+        self.batches.clear();
+        self.bytes = 0;
+    }
+
     /// Hands everything under way to the log once more, in order, until the log has taken it all.
     ///
     /// Only the failed batch alone would not do: had a later one been stored already, the older
@@ -146,12 +153,19 @@ where
         shutdown: &CancellationToken,
     ) -> Result<(), Fault> {
         'again: loop {
-            if !fault.is_retryable() || shutdown.is_cancelled() {
+            if !fault.is_retryable() {
                 return Err(fault);
+            }
+            if shutdown.is_cancelled() {
+                self.give_up();
+                return Ok(());
             }
             let pause = self.backoff.next_delay();
             self.observer.retrying("publish", &fault, pause);
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = shutdown.cancelled() => continue,
+                () = tokio::time::sleep(pause) => {}
+            }
             self.attempt += 1;
             for under_way in &mut self.batches {
                 let batch = &under_way.captured.batch;
