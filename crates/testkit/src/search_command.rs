@@ -118,6 +118,8 @@ fn settings(
             "false".to_owned(),
         ),
         ("cluster.max_shards_per_node", "10000".to_owned()),
+        // Counting garbage as used memory, it refuses requests that a small heap has room for.
+        ("indices.breaker.total.use_real_memory", "false".to_owned()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into();

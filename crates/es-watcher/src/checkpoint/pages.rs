@@ -117,7 +117,7 @@ impl Walk {
         let lower = number::<2>(&bytes, 12)? as usize;
         let upper = number::<2>(&bytes, 14)? as usize;
         let fits = lower >= PAGE_HEADER && lower <= upper && upper <= self.page_size;
-        if !fits || lower % 2 != 0 || (flags != BRANCH && flags != LEAF) {
+        if !fits || !lower.is_multiple_of(2) || (flags != BRANCH && flags != LEAF) {
             return Err(format!("the header of page {page} makes no sense"));
         }
         if flags == BRANCH && lower < PAGE_HEADER + 4 {
@@ -125,7 +125,7 @@ impl Walk {
         }
         for slot in (PAGE_HEADER..lower).step_by(2) {
             let node = number::<2>(&bytes, slot)? as usize;
-            if node < upper || node % 2 != 0 {
+            if node < upper || !node.is_multiple_of(2) {
                 return Err(format!("an entry of page {page} lies outside"));
             }
             if flags == BRANCH {

@@ -39,19 +39,27 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Who is there: two watchers of one name and two writers of one name, so that whoever falls silent
-/// has a successor.
-const ACTORS: [(Role, &str); 4] = [
-    (Role::Watcher, "watcher-a"),
-    (Role::Watcher, "watcher-b"),
+/// An actor: what it is, and its name.
+type Actor = (Role, &'static str);
+
+/// Who may be there. All writers have one name and all watchers have one, so that whoever falls
+/// silent has a successor. Half of the time a watcher has none: one with older checkpoints of its
+/// own, taking over, would make good what the first has forgotten to publish.
+const CAST: [Actor; 4] = [
     (Role::Writer, "writer-a"),
     (Role::Writer, "writer-b"),
+    (Role::Watcher, "watcher-a"),
+    (Role::Watcher, "watcher-b"),
 ];
 
-/// Targets of harm: the actors by their numbers, the nats-server by two, and one number for all at
-/// once.
-const NATS: usize = ACTORS.len() + 1;
-const TARGETS: usize = NATS + 2;
+/// What a fault hits.
+#[derive(Debug, Clone, Copy)]
+enum Victim {
+    /// One actor, by its number.
+    Actor(usize),
+    Nats,
+    Everybody,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
@@ -81,6 +89,7 @@ enum Nats {
 /// Everything between source and target.
 pub(crate) struct Actors {
     pipeline: Pipeline,
+    cast: &'static [Actor],
     actors: Vec<State>,
     nats: Nats,
     tally: Tally,
@@ -88,13 +97,15 @@ pub(crate) struct Actors {
 
 impl Actors {
     /// Starts all of them.
-    pub(crate) fn start(pipeline: Pipeline) -> Result<Actors> {
+    pub(crate) fn start(pipeline: Pipeline, random: &mut Rng) -> Result<Actors> {
+        let cast = &CAST[..random.usize(3..5)];
         let mut actors = Vec::new();
-        for actor in ACTORS {
+        for &actor in cast {
             actors.push(State::Running(start(&pipeline, actor)?));
         }
         Ok(Actors {
             pipeline,
+            cast,
             actors,
             nats: Nats::Running,
             tally: Tally::default(),
@@ -109,20 +120,26 @@ impl Actors {
             self.revive().await?;
             if Instant::now() >= next {
                 next = Instant::now() + Duration::from_millis(random.u64(50..1200));
-                let (target, severity) = (random.usize(0..TARGETS), random.u32(0..10));
+                let (victim, severity) = (self.victim(random), random.u32(0..10));
                 let away = Duration::from_millis(random.u64(0..1500));
                 let paused = Duration::from_millis(random.u64(100..2 * LEASE.as_millis() as u64));
-                if target < ACTORS.len() {
-                    self.harm(target, severity < 4, away, paused).await?;
-                } else if target <= NATS {
-                    self.harm_nats(severity < 5, away, paused)?;
-                } else {
-                    self.kill_all(away).await?;
+                match victim {
+                    Victim::Actor(actor) => self.harm(actor, severity < 4, away, paused).await?,
+                    Victim::Nats => self.harm_nats(severity < 5, away, paused)?,
+                    Victim::Everybody => self.kill_all(away).await?,
                 }
             }
             sleep(Duration::from_millis(10)).await;
         }
         Ok(())
+    }
+
+    fn victim(&self, random: &mut Rng) -> Victim {
+        match random.usize(0..CAST.len() + 3) {
+            number if number < CAST.len() => Victim::Actor(number % self.cast.len()),
+            number if number < CAST.len() + 2 => Victim::Nats,
+            _ => Victim::Everybody,
+        }
     }
 
     /// Pauses or kills one.
@@ -171,7 +188,7 @@ impl Actors {
     /// What a power cut does to the processes: what was under way between them is gone.
     async fn kill_all(&mut self, away: Duration) -> Result<()> {
         self.harm_nats(false, away, away)?;
-        for actor in 0..ACTORS.len() {
+        for actor in 0..self.cast.len() {
             self.harm(actor, false, away, away).await?;
         }
         Ok(())
@@ -199,7 +216,7 @@ impl Actors {
             }
             _ => {}
         }
-        for (at, actor) in ACTORS.into_iter().enumerate() {
+        for (at, &actor) in self.cast.iter().enumerate() {
             let state = std::mem::replace(&mut self.actors[at], State::Dead(Instant::now()));
             self.actors[at] = match state {
                 State::Dead(back) if back <= Instant::now() => {
@@ -257,7 +274,7 @@ impl Actors {
 
     /// Stops all of them in order.
     pub(crate) async fn stop(mut self) -> Result<Tally> {
-        for (state, (_, name)) in self.actors.drain(..).zip(ACTORS) {
+        for (state, (_, name)) in self.actors.drain(..).zip(self.cast) {
             match state {
                 State::Running(program) => program
                     .stop()
@@ -273,7 +290,7 @@ impl Actors {
 
     /// The ends of all logs.
     pub(crate) fn last_words(&self) -> String {
-        let words = self.actors.iter().zip(ACTORS).map(|(state, (_, name))| {
+        let words = self.actors.iter().zip(self.cast).map(|(state, (_, name))| {
             let words = match state {
                 State::Running(program) | State::Paused(program, _) => program.last_words(),
                 State::Dead(_) => "not running".to_owned(),

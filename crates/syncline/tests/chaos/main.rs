@@ -73,7 +73,7 @@ async fn run(
     let mut pipeline = Pipeline::new(&source.url(), &target.url(), &plan.patterns()).await?;
     pipeline.common = vec!["--lease".to_owned(), format!("{}ms", LEASE.as_millis())];
     let load = Load::start(&source.http(), &plan, &mut random);
-    let mut actors = Actors::start(pipeline)?;
+    let mut actors = Actors::start(pipeline, &mut random)?;
     let harassed = actors.harass(&mut random, Instant::now() + seconds).await;
     let operations = load.stop().await?;
     harassed?;
