@@ -376,7 +376,9 @@ async fn what_a_comparison_of_flights_costs() -> Result<()> {
         pair.both(&body.body).await?;
         documents += body.documents;
     }
+    pair.source.refresh(&pair.index).await?;
     for round in 0..3 {
+        testkit::process::reset_peak_resident(std::process::id())?;
         let started = (Instant::now(), Usage::of_this_process()?);
         pair.read_bare().await?;
         let bare = (

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use fastrand::Rng;
 use serde_json::{Value, json};
 use testkit::{Http, unique_name};
@@ -121,9 +121,7 @@ impl Client {
             let index = self.plan.0[self.random.usize(0..self.plan.0.len())].clone();
             let count = self.bulk_size();
             let body: String = (0..count).map(|_| self.operation(&index)).collect();
-            self.http
-                .post_ndjson(&format!("/{}/_bulk", index.name), body)
-                .await?;
+            self.send(&index, &body).await?;
             operations.fetch_add(count, Ordering::Relaxed);
             // Bursts and silences: both are where mistakes hide.
             let pause = Duration::from_millis(match self.random.u32(0..20) {
@@ -138,6 +136,21 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    /// Sends a bulk again for as long as the source is too busy for it.
+    async fn send(&self, index: &Index, body: &str) -> Result<()> {
+        let path = format!("/{}/_bulk", index.name);
+        loop {
+            let sent = self.http.request("POST".parse()?, &path, body.to_owned());
+            let (status, answer) = sent.await?;
+            if status == 200 && answer["errors"] == false {
+                return Ok(());
+            }
+            let is_busy = status == 429 || answer.to_string().contains("\"status\":429");
+            ensure!(is_busy, "the load: status {status}: {answer:.2000}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     fn bulk_size(&mut self) -> usize {

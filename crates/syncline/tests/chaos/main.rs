@@ -19,7 +19,7 @@ use support::{
     equal::{assert_equal, until_equal},
     pipeline::Pipeline,
 };
-use testkit::{Product, SearchNode};
+use testkit::{Http, NodeOptions, Product, SearchNode};
 
 /// How long everything may take to arrive once nothing is killed any more.
 const CONVERGE_WITHIN: Duration = Duration::from_secs(120);
@@ -39,13 +39,18 @@ async fn whatever_is_killed_or_paused_the_target_ends_up_equal() -> Result<()> {
     let first = number("CHAOS_SEED", u64::from(fastrand::u32(..)))?;
     let seeds = number("CHAOS_SEEDS", 3)?;
     let seconds = Duration::from_secs(number("CHAOS_SECONDS", 8)?);
-    let (source, target) = tokio::join!(
-        SearchNode::shared(Product::Es8),
-        SearchNode::shared(Product::Os2)
-    );
+    // Of its own, so that a load of minutes does not take the heap that other tests share.
+    let options = || NodeOptions {
+        heap_megabytes: 1024,
+        ..NodeOptions::default()
+    };
+    let (source, target) = tokio::try_join!(
+        SearchNode::start_with(Product::Es8, options()),
+        SearchNode::start_with(Product::Os2, options()),
+    )?;
     let mut failed = Vec::new();
     for seed in first..first + seeds {
-        match run(seed, seconds, source, target).await {
+        match run(seed, seconds, &source, &target).await {
             Ok(outcome) => println!(
                 "seed {seed}: {}, {} operations, {} documents, equal after {:.1?}",
                 outcome.tally, outcome.operations, outcome.documents, outcome.converged
@@ -60,7 +65,7 @@ async fn whatever_is_killed_or_paused_the_target_ends_up_equal() -> Result<()> {
     Ok(())
 }
 
-/// One pipeline from its first to its last breath.
+/// One seed; leaves nothing behind in the clusters.
 async fn run(
     seed: u64,
     seconds: Duration,
@@ -69,23 +74,41 @@ async fn run(
 ) -> Result<Outcome> {
     let mut random = fastrand::Rng::with_seed(seed);
     let plan = Plan::new(&mut random);
-    plan.create(&source.http()).await?;
-    let mut pipeline = Pipeline::new(&source.url(), &target.url(), &plan.patterns()).await?;
+    let pipeline = Pipeline::new(&source.url(), &target.url(), &plan.patterns()).await?;
+    let clusters = (source.http(), target.http());
+    let outcome = live(&plan, pipeline, &mut random, seconds, &clusters).await;
+    for index in plan.indices() {
+        for cluster in [&clusters.0, &clusters.1] {
+            let path = format!("/{index}?ignore_unavailable=true");
+            cluster.delete(&path).await?;
+        }
+    }
+    outcome
+}
+
+/// A pipeline from its first to its last breath.
+async fn live(
+    plan: &Plan,
+    mut pipeline: Pipeline,
+    random: &mut fastrand::Rng,
+    seconds: Duration,
+    (source, target): &(Http, Http),
+) -> Result<Outcome> {
+    plan.create(source).await?;
     pipeline.common = vec!["--lease".to_owned(), format!("{}ms", LEASE.as_millis())];
-    let load = Load::start(&source.http(), &plan, &mut random);
-    let mut actors = Actors::start(pipeline, &mut random)?;
-    let harassed = actors.harass(&mut random, Instant::now() + seconds).await;
+    let load = Load::start(source, plan, random);
+    let mut actors = Actors::start(pipeline, random)?;
+    let harassed = actors.harass(random, Instant::now() + seconds).await;
     let operations = load.stop().await?;
     harassed?;
     actors.restore().await?;
 
-    let (from, to) = (source.http(), target.http());
     let quiet = Instant::now();
     let mut documents = 0;
     for index in plan.indices() {
         let left = CONVERGE_WITHIN.saturating_sub(quiet.elapsed());
         let equal = tokio::select! {
-            equal = until_equal(&from, &to, index, left) => equal,
+            equal = until_equal(source, target, index, left) => equal,
             error = actors.tend() => bail!("nothing was killed any more, and yet {error:#}"),
         };
         documents += equal.with_context(|| actors.last_words())?;
@@ -94,12 +117,8 @@ async fn run(
     let tally = actors.stop().await?;
     // What was still under way has arrived too, and has changed nothing.
     for index in plan.indices() {
-        assert_equal(&from, &to, index)
-            .await
-            .context("after the stop")?;
-        for cluster in [&from, &to] {
-            cluster.delete(&format!("/{index}")).await?;
-        }
+        let equal = assert_equal(source, target, index).await;
+        equal.context("after the stop")?;
     }
     Ok(Outcome {
         tally,

@@ -1,5 +1,7 @@
 //! Documents that are easy to get wrong.
 
+use std::ops::Range;
+
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use testkit::{Http, Product};
@@ -133,17 +135,37 @@ pub(crate) fn bulk(documents: &[(String, Option<String>, Value)]) -> String {
 pub(crate) async fn index_numbers(
     http: &Http,
     index: &str,
-    numbers: std::ops::Range<usize>,
+    numbers: Range<usize>,
     round: usize,
 ) -> Result<()> {
+    index_each(http, index, numbers, |number| {
+        json!({ "number": number, "round": round })
+    })
+    .await
+}
+
+/// Indexes documents of about `size` bytes with the numbers of a range as ids.
+pub(crate) async fn index_padded(
+    http: &Http,
+    index: &str,
+    numbers: Range<usize>,
+    size: usize,
+) -> Result<()> {
+    let padding = "p".repeat(size);
+    index_each(http, index, numbers, |number| {
+        json!({ "number": number, "blob": padding })
+    })
+    .await
+}
+
+async fn index_each(
+    http: &Http,
+    index: &str,
+    numbers: Range<usize>,
+    document: impl Fn(usize) -> Value,
+) -> Result<()> {
     let documents: Vec<_> = numbers
-        .map(|number| {
-            (
-                number.to_string(),
-                None,
-                json!({ "number": number, "round": round }),
-            )
-        })
+        .map(|number| (number.to_string(), None, document(number)))
         .collect();
     http.post_ndjson(&format!("/{index}/_bulk"), bulk(&documents))
         .await

@@ -230,21 +230,43 @@ impl Parser<'_> {
 
     /// The hash of the object whose members begin at `first`: a sum, which knows no order.
     fn close(&mut self, first: usize) -> u128 {
-        let members = &mut self.members[first..];
-        // Stable, so that of equal keys the last one stays last.
-        members.sort_by_key(|member| member.key);
-        let (mut sum, mut count) = (0u128, 0);
-        for (at, member) in members.iter().enumerate() {
-            if members
-                .get(at + 1)
-                .is_some_and(|next| next.key == member.key)
-            {
-                continue;
+        if may_repeat(&self.members[first..]) {
+            // Stable, so that of equal keys the last one stays last; that one is kept.
+            self.members[first..].sort_by_key(|member| member.key);
+            let mut kept = first;
+            for at in first..self.members.len() {
+                if kept > first && self.members[kept - 1].key == self.members[at].key {
+                    kept -= 1;
+                }
+                self.members[kept] = self.members[at];
+                kept += 1;
             }
-            sum = sum.wrapping_add(combine(Kind::Member, member.key, member.value));
-            count += 1;
+            self.members.truncate(kept);
         }
+        let members = &self.members[first..];
+        let sum = members.iter().fold(0u128, |sum, member| {
+            sum.wrapping_add(combine(Kind::Member, member.key, member.value))
+        });
+        let count = members.len() as u128;
         self.members.truncate(first);
         combine(Kind::Object, sum, count)
     }
+}
+
+/// Whether two members may have the same key: nearly never for an object of a usual size, so that
+/// it need not be sorted.
+fn may_repeat(members: &[Member]) -> bool {
+    const WORDS: usize = 32;
+    if members.len() < 2 {
+        return false;
+    }
+    let mut seen = [0u64; WORDS];
+    members.len() > WORDS * 2
+        || members.iter().any(|member| {
+            let word = &mut seen[(member.key >> 6) as usize % WORDS];
+            let bit = 1 << (member.key % 64);
+            let before = *word;
+            *word |= bit;
+            before & bit != 0
+        })
 }

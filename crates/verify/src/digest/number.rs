@@ -105,10 +105,11 @@ fn shortest(negative: bool, mut digits: u64, mut exponent: i64) -> u128 {
     place(negative, digits, exponent)
 }
 
+/// Sixteen bytes, which is the most that hashes in a step.
 fn place(negative: bool, digits: u64, exponent: i64) -> u128 {
-    let mut bytes = [0; 17];
+    let signed = exponent * 2 + i64::from(negative);
+    let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&digits.to_le_bytes());
-    bytes[8..16].copy_from_slice(&exponent.to_le_bytes());
-    bytes[16] = u8::from(negative);
+    bytes[8..].copy_from_slice(&signed.to_le_bytes());
     hash(Kind::Number, &bytes)
 }
