@@ -58,7 +58,7 @@ docs: ## Write docs/reference.md anew and build the API documentation
 
 .PHONY: test
 test: setup ## Set everything up, then run all tests against real servers
-	@trap '[ -e $(SERVERS) ] || $(CARGO) --quiet xtask servers stop --all' EXIT; \
+	@trap '$(CARGO) --quiet xtask servers stop --tests' EXIT; \
 	$(call timed,tests,$(CARGO) test --workspace --locked)
 
 .PHONY: lint

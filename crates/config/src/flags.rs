@@ -8,7 +8,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-use crate::{CommaList, Secret};
+use crate::Secret;
 
 /// The option that names the file.
 pub(crate) const CONFIG: &str = "config";
@@ -89,11 +89,12 @@ pub(crate) fn is_secret(arg: &Arg) -> bool {
     arg.get_value_parser().type_id() == TypeId::of::<Secret>()
 }
 
-/// Whether a YAML list may stand for the argument's value.
+/// Whether a YAML list may stand for the argument's value: it may be given several times, or says by its
+/// value's name that it takes several (`HOST,...`).
 pub(crate) fn takes_list(arg: &Arg) -> bool {
     matches!(arg.get_action(), ArgAction::Append)
         || arg.get_value_delimiter().is_some()
-        || arg.get_value_parser().type_id() == TypeId::of::<CommaList>()
+        || value_name(arg).is_some_and(|name| name.ends_with(",...>"))
 }
 
 /// How values are handed to clap: one `--flag=value` for each, or one for all where the argument

@@ -13,6 +13,8 @@ pub enum Origin {
     File(PathBuf, usize),
     /// The program.
     Default,
+    /// Another setting, as the text says.
+    Derived(String),
 }
 
 impl fmt::Display for Origin {
@@ -22,6 +24,7 @@ impl fmt::Display for Origin {
             Self::Environment(variable) => write!(f, "environment {variable}"),
             Self::File(path, line) => write!(f, "{}:{line}", path.display()),
             Self::Default => f.write_str("default"),
+            Self::Derived(from) => f.write_str(from),
         }
     }
 }

@@ -18,7 +18,7 @@ struct Watcher {
     #[arg(
         long,
         env = "ES_HOSTS",
-        value_name = "HOSTS",
+        value_name = "HOST,...",
         default_value = "http://localhost:9200"
     )]
     es_hosts: CommaList,

@@ -7,7 +7,7 @@ use bus::NatsArgs;
 use model::Tenant;
 use search::{EsArgs, IndexPatterns};
 
-use crate::SourceRefresh;
+use crate::{Deletes, SourceRefresh};
 
 /// Watches a source cluster and publishes its changes to NATS.
 #[derive(Debug, Clone, clap::Args)]
@@ -17,7 +17,7 @@ pub struct Args {
         long,
         env = "ES_HOSTS",
         default_value = "http://localhost:9200",
-        value_name = "HOSTS"
+        value_name = "HOST,..."
     )]
     pub es_hosts: CommaList,
     /// Index patterns to watch (comma-separated); -NAME excludes. Hidden indices and those that
@@ -26,7 +26,7 @@ pub struct Args {
         long,
         env = "INDEX_PATTERNS",
         default_value = "*",
-        value_name = "PATTERNS",
+        value_name = "PATTERN,...",
         allow_hyphen_values = true
     )]
     pub index_patterns: IndexPatterns,
@@ -55,6 +55,15 @@ pub struct Args {
         value_name = "HOW"
     )]
     pub source_refresh: SourceRefresh,
+    /// Deletes: on; off, so that what is deleted at the source stays at the target; or how often to
+    /// count without a sign of any (on means 60s).
+    #[arg(
+        long,
+        env = "DELETES",
+        default_value = "on",
+        value_name = "on|off|INTERVAL"
+    )]
+    pub deletes: Deletes,
     /// Most searches at the source at once.
     #[arg(long, env = "MAX_SEARCHES", default_value = "4", value_name = "N")]
     pub max_searches: usize,

@@ -8,6 +8,8 @@ mod capture;
 mod checkpoint;
 mod config;
 mod error;
+mod keeper;
+mod ledger;
 mod metrics;
 mod service;
 mod source;
@@ -17,6 +19,7 @@ pub use checkpoint::{
     Checkpoint, CheckpointError, Checkpoints, DiskStore, History, Owner, ShardKey,
 };
 pub use error::WatchError;
+pub use ledger::{Ledger, LedgerError};
 pub use metrics::WatcherMetrics;
 pub use service::{ServiceError, run};
-pub use source::{SearchSource, SourceObserver, SourceOptions, SourceRefresh};
+pub use source::{Deletes, SearchSource, SourceObserver, SourceOptions, SourceRefresh};

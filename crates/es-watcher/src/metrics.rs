@@ -47,6 +47,11 @@ pub struct WatcherMetrics {
     left_out: Counter,
     retries: Family<WhatLabel, Counter>,
     looks: Counter,
+    deletes: Family<IndexLabel, Counter>,
+    counts: Counter,
+    count_seconds: Counter<f64, AtomicU64>,
+    suspects: Counter,
+    incomplete: Counter,
     readiness: Readiness,
     heart: Option<Heart>,
     published: AtomicU64,
@@ -64,6 +69,11 @@ impl WatcherMetrics {
             left_out: Counter::default(),
             retries: Family::default(),
             looks: Counter::default(),
+            deletes: Family::default(),
+            counts: Counter::default(),
+            count_seconds: Counter::default(),
+            suspects: Counter::default(),
+            incomplete: Counter::default(),
             readiness,
             heart,
             published: AtomicU64::new(0),
@@ -95,6 +105,31 @@ impl WatcherMetrics {
                 "looks",
                 "Looks at the source's statistics",
                 new.looks.clone(),
+            );
+            registry.register(
+                "deletes",
+                "Documents that were found to be deleted",
+                new.deletes.clone(),
+            );
+            registry.register(
+                "counts",
+                "Shards counted in search of deletes",
+                new.counts.clone(),
+            );
+            registry.register(
+                "count_seconds",
+                "How long that took",
+                new.count_seconds.clone(),
+            );
+            registry.register(
+                "suspects",
+                "Documents that a count missed: deleted, or changed since",
+                new.suspects.clone(),
+            );
+            registry.register(
+                "incomplete_ledgers",
+                "Shards whose ledger is younger than what was published: earlier deletes are not known",
+                new.incomplete.clone(),
             );
         });
         new
@@ -148,10 +183,9 @@ impl SourceObserver for WatcherMetrics {
     }
 
     fn trouble(&self, what: &str, reason: &dyn std::fmt::Display, pause: Duration) {
-        let condition = if what == "checkpoint" {
-            "checkpoint"
-        } else {
-            "source"
+        let condition = match what {
+            "checkpoint" | "ledger" => what,
+            _ => "source",
         };
         self.trouble_with(condition, what, reason, pause);
     }
@@ -165,6 +199,23 @@ impl SourceObserver for WatcherMetrics {
         self.looks.inc();
         self.readiness.set("source", Ok(()));
         self.beat();
+    }
+
+    fn counted(&self, took: Duration, suspects: usize) {
+        self.counts.inc();
+        self.count_seconds.inc_by(took.as_secs_f64());
+        self.suspects.inc_by(suspects as u64);
+    }
+
+    fn deleted(&self, index: &IndexName, documents: usize) {
+        let label = IndexLabel {
+            index: index.to_string(),
+        };
+        self.deletes.get_or_create(&label).inc_by(documents as u64);
+    }
+
+    fn incomplete(&self, _: &ShardKey) {
+        self.incomplete.inc();
     }
 }
 

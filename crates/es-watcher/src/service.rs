@@ -12,7 +12,7 @@ use search::ArgsError;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Args, CheckpointError, Checkpoints, DiskStore, Owner, SearchSource, SourceOptions,
+    Args, CheckpointError, Checkpoints, DiskStore, LedgerError, Owner, SearchSource, SourceOptions,
     WatcherMetrics,
 };
 
@@ -35,6 +35,8 @@ pub enum ServiceError {
     Bus(#[from] bus::Error),
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     #[error(transparent)]
     Pipeline(#[from] Fault),
 }
@@ -94,6 +96,7 @@ pub async fn run(
     };
     let watching = async {
         let checkpoints = Checkpoints::on_disk(DiskStore::open(&args.checkpoint_path, &owner)?);
+        let ledger = args.deletes.ledger(Some(&args.checkpoint_path))?;
         let mut sink = JetStreamSink::new(
             &bus,
             SinkOptions {
@@ -112,7 +115,8 @@ pub async fn run(
             Some(heart),
         ));
         let options = source_options(&args);
-        let mut source = SearchSource::start(client, options, checkpoints, observer.clone());
+        let mut source =
+            SearchSource::start(client, options, checkpoints, ledger, observer.clone());
         let window = PublishOptions::default();
         let publishing = publish(&mut source, &mut sink, &window, observer.as_ref(), shutdown);
         let ended = tokio::select! {
@@ -136,5 +140,6 @@ fn source_options(args: &Args) -> SourceOptions {
         refresh: args.source_refresh,
         searches: args.max_searches,
         follow: true,
+        deletes: args.deletes,
     }
 }

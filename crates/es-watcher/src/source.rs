@@ -1,18 +1,20 @@
 //! A search cluster as a [`ChangeSource`].
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{path::Path, str::FromStr, sync::Arc, time::Duration};
 
+use ::config::{Millis, UnitError};
 use pipeline::{Captured, ChangeSource, Fault};
-use runtime::backoff::Backoff;
 use search::{Client, IndexInfo, IndexPatterns};
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{Semaphore, mpsc},
     task::{JoinHandle, JoinSet},
 };
 
 use crate::{
     capture::{self, Capture},
     checkpoint::{Checkpoint, Checkpoints, ShardKey},
+    keeper::Keeper,
+    ledger::{Ledger, LedgerError, Stage},
 };
 
 /// How a source is read.
@@ -28,6 +30,8 @@ pub struct SourceOptions {
     pub searches: usize,
     /// Whether to stay when everything is read.
     pub follow: bool,
+    /// Whether deletes are noticed; needs a ledger.
+    pub deletes: Deletes,
 }
 
 /// How changes become visible to searches.
@@ -37,6 +41,51 @@ pub enum SourceRefresh {
     Force,
     /// The index's own refresh interval is waited for.
     Natural,
+}
+
+/// Whether and how deletes are noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deletes {
+    /// They are not: what is deleted at the source stays at the target.
+    Off,
+    /// By counting what is alive: when a shard says that it has deleted something, and at the latest
+    /// after this time.
+    Every(Duration),
+}
+
+impl Deletes {
+    const DEFAULT: Deletes = Deletes::Every(Duration::from_secs(60));
+
+    /// Opens the ledger that this needs, in a checkpoint folder or for the life of the process.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn ledger(self, checkpoints: Option<&Path>) -> Result<Option<Ledger>, LedgerError> {
+        match (self, checkpoints) {
+            (Deletes::Off, _) => Ok(None),
+            (_, Some(folder)) => Ledger::open(&folder.join("ledger")).map(Some),
+            (_, None) => Ledger::temporary().map(Some),
+        }
+    }
+
+    pub(crate) fn interval(self) -> Duration {
+        match self {
+            Deletes::Off => Duration::MAX,
+            Deletes::Every(interval) => interval,
+        }
+    }
+}
+
+impl FromStr for Deletes {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Deletes, UnitError> {
+        match text {
+            "on" => Ok(Deletes::DEFAULT),
+            "off" => Ok(Deletes::Off),
+            interval => Millis::from_str(interval).map(|interval| Deletes::Every(interval.into())),
+        }
+    }
 }
 
 /// Is told how the capture goes. Called from many tasks, so it must return at once.
@@ -55,44 +104,51 @@ pub trait SourceObserver: Send + Sync {
     fn recovered(&self, _what: &str) {}
     /// The source answers.
     fn fine(&self) {}
+    /// A shard was counted, and so many of its documents are missing, which may have been deleted or
+    /// have changed since.
+    fn counted(&self, _took: Duration, _suspects: usize) {}
+    /// So many documents of an index were found to be deleted.
+    fn deleted(&self, _index: &model::IndexName, _documents: usize) {}
+    /// The ledger does not reach back to the beginning of a shard's history: what was deleted while it
+    /// was missing stays at the target.
+    fn incomplete(&self, _shard: &ShardKey) {}
 }
 
 impl SourceObserver for () {}
 
 /// How many pages wait between the readers and the log. Each is about a megabyte.
 const PAGES: usize = 2;
-/// How long confirmed positions are gathered before they are stored together.
-const STORE_EVERY: Duration = Duration::from_millis(100);
-/// The longest pause before positions that could not be stored are tried again.
-const STORE_AGAIN: Duration = Duration::from_secs(1);
 
 /// The changes of a search cluster.
 #[derive(Debug)]
 pub struct SearchSource {
     batches: mpsc::Receiver<Captured<Checkpoint>>,
     capture: JoinSet<Result<(), Fault>>,
-    confirmed: watch::Sender<HashMap<Arc<ShardKey>, Checkpoint>>,
-    keeper: JoinHandle<()>,
+    stage: JoinHandle<Result<(), Fault>>,
+    is_over: bool,
+    keeper: Keeper,
 }
 
 impl SearchSource {
-    /// Starts reading `client`'s cluster from `checkpoints`.
+    /// Starts reading `client`'s cluster from `checkpoints`. Deletes are noticed with a `ledger` only.
     pub fn start(
         client: Client,
         options: SourceOptions,
         checkpoints: Checkpoints,
+        ledger: Option<Ledger>,
         observer: Arc<dyn SourceObserver>,
     ) -> SearchSource {
         let (sender, batches) = mpsc::channel(PAGES);
-        let (confirmed, changes) = watch::channel(HashMap::new());
-        let keeper = tokio::spawn(keep(checkpoints.clone(), changes, Arc::clone(&observer)));
+        let keeper = Keeper::start(checkpoints.clone(), ledger.clone(), Arc::clone(&observer));
+        let (to_log, stage) = Stage::start(ledger.clone(), sender, Arc::clone(&observer));
         let capture = Capture {
             client,
             searches: Semaphore::new(options.searches.max(1)),
             options,
             checkpoints,
             observer,
-            batches: sender,
+            ledger,
+            stage: to_log,
             cost: capture::Cost::default(),
         };
         let mut tasks = JoinSet::new();
@@ -100,7 +156,8 @@ impl SearchSource {
         SearchSource {
             batches,
             capture: tasks,
-            confirmed,
+            stage,
+            is_over: false,
             keeper,
         }
     }
@@ -108,10 +165,7 @@ impl SearchSource {
     /// Ends the capture and stores the last confirmed positions.
     pub async fn close(mut self) {
         self.capture.shutdown().await;
-        drop(self.confirmed);
-        if let Err(panic) = self.keeper.await {
-            tracing::error!(%panic, "the last positions could not be stored");
-        }
+        self.keeper.close().await;
     }
 }
 
@@ -122,61 +176,21 @@ impl ChangeSource for SearchSource {
         if let Some(captured) = self.batches.recv().await {
             return Ok(Some(captured));
         }
-        // All senders are gone, so the capture has ended, or is about to say why.
-        match self.capture.join_next().await {
-            Some(ended) => {
-                ended.unwrap_or_else(|panic| Err(Fault::fatal(panic)))?;
-                Ok(None)
-            }
-            None => Ok(None),
+        // The stage has ended: because of itself, or because the capture did.
+        if !self.is_over {
+            (&mut self.stage)
+                .await
+                .unwrap_or_else(|panic| Err(Fault::fatal(panic)))?;
+            self.is_over = true;
         }
+        if let Some(ended) = self.capture.join_next().await {
+            ended.unwrap_or_else(|panic| Err(Fault::fatal(panic)))?;
+        }
+        Ok(None)
     }
 
     async fn confirm(&mut self, position: Checkpoint) -> Result<(), Fault> {
-        if position.position >= 0 {
-            self.confirmed.send_modify(|confirmed| {
-                confirmed.insert(Arc::clone(&position.shard), position);
-            });
-        }
+        self.keeper.confirm(position);
         Ok(())
-    }
-}
-
-/// Stores confirmed positions, several at a time. A position that cannot be stored is tried again:
-/// what is stored is older then, and a restart reads some changes twice.
-async fn keep(
-    checkpoints: Checkpoints,
-    mut confirmed: watch::Receiver<HashMap<Arc<ShardKey>, Checkpoint>>,
-    observer: Arc<dyn SourceObserver>,
-) {
-    let mut backoff = Backoff::new(STORE_EVERY, STORE_AGAIN);
-    let mut open = true;
-    while open {
-        open = confirmed.changed().await.is_ok();
-        let newest: Vec<Checkpoint> = confirmed.borrow_and_update().values().cloned().collect();
-        let store = checkpoints.clone();
-        let stored = tokio::task::spawn_blocking(move || store.commit(&newest)).await;
-        let stored = match stored {
-            Ok(stored) => stored.map_err(Fault::retry),
-            Err(panic) => Err(Fault::retry(panic)),
-        };
-        let pause = match stored {
-            Ok(()) => {
-                if backoff.attempts() > 0 {
-                    observer.recovered("checkpoint");
-                    backoff.reset();
-                }
-                STORE_EVERY
-            }
-            Err(fault) => {
-                let pause = backoff.next_delay();
-                observer.trouble("checkpoint", &fault, pause);
-                confirmed.mark_changed();
-                pause
-            }
-        };
-        if open {
-            tokio::time::sleep(pause).await;
-        }
     }
 }

@@ -12,7 +12,7 @@ pub struct Args {
         long,
         env = "ES_HOSTS",
         default_value = "http://localhost:9200",
-        value_name = "HOSTS"
+        value_name = "HOST,..."
     )]
     pub es_hosts: CommaList,
     /// JetStream stream to read.

@@ -57,6 +57,11 @@ impl Version {
         Ok(Version(u64::from(epoch.0) << POSITION_BITS | position))
     }
 
+    /// The highest version of a history: above all of its changes, below all of the next history's.
+    pub fn last_of(epoch: Epoch) -> Version {
+        Version(u64::from(epoch.0) << POSITION_BITS | MAX_POSITION)
+    }
+
     /// The history this version belongs to.
     pub fn epoch(self) -> Epoch {
         Epoch((self.0 >> POSITION_BITS) as u8)

@@ -32,6 +32,8 @@ pub struct ShardStats {
     pub global_checkpoint: i64,
     /// How often the shard was refreshed since it is where it is.
     pub refreshes: u64,
+    /// How many deletes it has carried out since it is where it is: a hint, no more.
+    pub deletes: u64,
 }
 
 /// A part of a shard's history.
@@ -85,10 +87,12 @@ impl Client {
         const FIELDS: &str = "indices.*.uuid,indices.*.shards.*.routing.primary,\
             indices.*.shards.*.routing.state,indices.*.shards.*.routing.node,\
             indices.*.shards.*.seq_no,indices.*.shards.*.retention_leases.primary_term,\
-            indices.*.shards.*.commit.user_data.history_uuid,indices.*.shards.*.refresh.total";
+            indices.*.shards.*.commit.user_data.history_uuid,indices.*.shards.*.refresh.total,\
+            indices.*.shards.*.indexing.delete_total";
         let mut stats = Vec::new();
         for list in index_lists(indices.iter().map(|name| name.as_str())) {
-            let path = format!("/{list}/_stats/docs,refresh?level=shards&filter_path={FIELDS}");
+            let path =
+                format!("/{list}/_stats/docs,refresh,indexing?level=shards&filter_path={FIELDS}");
             let body = self.send(Request::get(path)).await?;
             parse_stats(&body, &mut stats)
                 .map_err(|e| Error::malformed(format!("GET /{list}/_stats"), e))?;
@@ -120,14 +124,7 @@ impl Client {
     /// the answer is not complete; [`Error::AnswerTooLarge`] when a smaller window should be asked
     /// for; [`Error::NoSource`] for a document without source.
     pub async fn read_window(&self, window: &Window<'_>) -> Result<Page, Error> {
-        let pinned = window.node.map_or(String::new(), |node| {
-            format!("%7C_only_nodes%3A{}", encode(node))
-        });
-        let path = format!(
-            "/{}/_search?preference=_shards%3A{}{pinned}&request_cache=false&allow_partial_search_results=false",
-            encode(window.index.as_str()),
-            window.shard,
-        );
+        let path = search_path(window.index, window.shard, window.node);
         // The answer is taken whole: a filter_path would parse and write every document again.
         let query = format!(
             r#"{{"query":{{"range":{{"_seq_no":{{"gt":{},"lte":{}}}}}}},"sort":["_seq_no"],"size":{},"track_total_hits":false,"version":true}}"#,
@@ -137,7 +134,7 @@ impl Client {
             .json(query)
             .answer_limit(answer_limit(window));
         let answer = self.send(request).await;
-        let body = answer.map_err(|error| copy_gone(error, window))?;
+        let body = answer.map_err(|error| copy_gone(error, window.index, window.node))?;
         parse_page(window, &body)
     }
 }
@@ -149,9 +146,20 @@ fn answer_limit(window: &Window<'_>) -> usize {
     if window.size > 1 { 24 << 20 } else { 256 << 20 }
 }
 
+/// A search in one shard, by the copy on a node if one is named.
+pub(crate) fn search_path(index: &IndexName, shard: u32, node: Option<&str>) -> String {
+    let pinned = node.map_or(String::new(), |node| {
+        format!("%7C_only_nodes%3A{}", encode(node))
+    });
+    format!(
+        "/{}/_search?preference=_shards%3A{shard}{pinned}&request_cache=false&allow_partial_search_results=false",
+        encode(index.as_str()),
+    )
+}
+
 /// A pinned search whose node has left fails in one of several ways.
-fn copy_gone(error: Error, window: &Window<'_>) -> Error {
-    let Some(node) = window.node else {
+pub(crate) fn copy_gone(error: Error, index: &IndexName, node: Option<&str>) -> Error {
+    let Some(node) = node else {
         return error;
     };
     let gone = match &error {
@@ -163,7 +171,7 @@ fn copy_gone(error: Error, window: &Window<'_>) -> Error {
     };
     match gone {
         true => Error::CopyGone {
-            index: window.index.to_string(),
+            index: index.to_string(),
             node: node.to_owned(),
         },
         false => error,
@@ -197,6 +205,8 @@ struct CopyStats {
     commit: Option<Commit>,
     #[serde(default)]
     refresh: Refresh,
+    #[serde(default)]
+    indexing: Indexing,
 }
 
 #[derive(Deserialize)]
@@ -233,6 +243,12 @@ struct Refresh {
     total: u64,
 }
 
+#[derive(Default, Deserialize)]
+struct Indexing {
+    #[serde(default)]
+    delete_total: u64,
+}
+
 fn parse_stats(body: &[u8], into: &mut Vec<ShardStats>) -> Result<(), String> {
     let stats: Stats = serde_json::from_slice(body).map_err(|e| e.to_string())?;
     for (name, index) in stats.indices {
@@ -263,6 +279,7 @@ fn parse_stats(body: &[u8], into: &mut Vec<ShardStats>) -> Result<(), String> {
                 local_checkpoint: seq_no.local_checkpoint,
                 global_checkpoint: seq_no.global_checkpoint,
                 refreshes: copy.refresh.total,
+                deletes: copy.indexing.delete_total,
             });
         }
     }
@@ -448,7 +465,7 @@ mod tests {
     fn shards_without_a_started_primary_are_absent() {
         let body = br#"{"indices":{"a.b":{"uuid":"U","shards":{
             "0":[{"routing":{"primary":false,"node":"r"}},
-                 {"routing":{"primary":true,"node":"n"},"refresh":{"total":5},
+                 {"routing":{"primary":true,"node":"n"},"refresh":{"total":5},"indexing":{"delete_total":4},
                   "seq_no":{"max_seq_no":9,"local_checkpoint":8,"global_checkpoint":7},
                   "retention_leases":{"primary_term":2},"commit":{"user_data":{"history_uuid":"H"}}}],
             "1":[{"routing":{"primary":true,"node":"n"}}]}}}}"#;
@@ -467,6 +484,7 @@ mod tests {
                 local_checkpoint: 8,
                 global_checkpoint: 7,
                 refreshes: 5,
+                deletes: 4,
             }]
         );
         parse_stats(b"{}", &mut stats).unwrap();

@@ -3,6 +3,7 @@
 //! - [`Client`]: one cluster behind one or several hosts; every other part is a method of it.
 //! - `capture`: where a shard's history stands, and reading windows of it.
 //! - `bulk`: writing, with an outcome per document.
+//! - `count`: how many documents are alive, by sequence number.
 //! - `document`: looking documents up by id.
 //! - `metadata`: what an index looks like, and creating one like it.
 //! - [`retry`]: which failures pass by themselves. A pure function.
@@ -18,6 +19,7 @@ mod bulk;
 mod capture;
 mod client;
 mod config;
+mod count;
 mod document;
 mod error;
 mod hosts;
@@ -40,6 +42,7 @@ pub use bulk::{Item, ItemError};
 pub use capture::{Hit, Page, ShardStats, Window};
 pub use client::Client;
 pub use config::{Auth, AwsService, ClientConfig, Tls};
+pub use count::{MOST_BUCKETS, ShardCopy};
 pub use document::{Found, MgetOptions};
 pub use error::Error;
 pub use indices::{IndexInfo, Replication, Uncapturable};

@@ -40,7 +40,7 @@ pub(crate) struct Args {
         long,
         env = "INDEX_PATTERNS",
         default_value = "*",
-        value_name = "PATTERNS",
+        value_name = "PATTERN,...",
         allow_hyphen_values = true
     )]
     indices: IndexPatterns,

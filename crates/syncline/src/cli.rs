@@ -27,7 +27,7 @@ const COMMANDS: &[Entry] = &[
     Entry {
         name: "up",
         about: "Runs watcher, embedded nats-server and writer as one program",
-        run: |name, argv| start::<up::Args>(name, argv, up::run),
+        run: |name, argv| resolve::<up::Args>(name, argv, up::run),
     },
     Entry {
         name: "verify",
@@ -94,25 +94,32 @@ pub(crate) fn overview() -> String {
     text
 }
 
-/// Resolves the flags of a command and starts it.
+/// Resolves the flags of a command and starts it, unless they were only to be shown.
 fn start<A: Args + FromArgMatches>(
     name: &'static str,
     argv: Vec<OsString>,
     run: impl FnOnce(A) -> ExitCode,
 ) -> ExitCode {
+    resolve(name, argv, |resolved: Resolved<A>| {
+        if resolved.check_config {
+            print!("{}", resolved.to_yaml());
+            return ExitCode::SUCCESS;
+        }
+        run(resolved.args)
+    })
+}
+
+fn resolve<A: Args + FromArgMatches>(
+    name: &'static str,
+    argv: Vec<OsString>,
+    run: impl FnOnce(Resolved<A>) -> ExitCode,
+) -> ExitCode {
     let command = A::augment_args(Command::new(name)).version(env!("CARGO_PKG_VERSION"));
-    let resolved: Resolved<A> = match Resolver::new(name, with_ports(name, command))
-        .sections(SECTIONS)
-        .resolve(argv)
-    {
-        Ok(resolved) => resolved,
-        Err(error) => return ExitCode::from(error.report()),
-    };
-    if resolved.check_config {
-        print!("{}", resolved.to_yaml());
-        return ExitCode::SUCCESS;
+    let resolver = Resolver::new(name, with_ports(name, command)).sections(SECTIONS);
+    match resolver.resolve(argv) {
+        Ok(resolved) => run(resolved),
+        Err(error) => ExitCode::from(error.report()),
     }
-    run(resolved.args)
 }
 
 /// Gives each service an admin port of its own, so that all can run on one machine.

@@ -4,7 +4,9 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use comfy_table::{CellAlignment, Table, presets};
 use config::{ByteSize, CommaList, Millis};
-use es_watcher::{Checkpoints, DiskStore, Owner, SearchSource, SourceOptions, SourceRefresh};
+use es_watcher::{
+    Checkpoints, Deletes, DiskStore, Owner, SearchSource, SourceOptions, SourceRefresh,
+};
 use es_writer::{FileDeadLetters, SearchWriter};
 use model::IndexName;
 use pipeline::{ApplyOptions, Fault, PublishOptions, apply, channel, publish};
@@ -37,7 +39,7 @@ pub(crate) struct Args {
         long,
         env = "INDEX_PATTERNS",
         default_value = "*",
-        value_name = "PATTERNS",
+        value_name = "PATTERN,...",
         allow_hyphen_values = true
     )]
     indices: IndexPatterns,
@@ -60,6 +62,16 @@ pub(crate) struct Args {
         value_name = "HOW"
     )]
     source_refresh: SourceRefresh,
+    /// Deletes while following, and between repeated copies with --checkpoint-path: on; off, so that
+    /// what is deleted at the source stays at the target; or how often to count without a sign of any
+    /// (on means 60s).
+    #[arg(
+        long,
+        env = "DELETES",
+        default_value = "on",
+        value_name = "on|off|INTERVAL"
+    )]
+    deletes: Deletes,
     /// Most searches at the source at once.
     #[arg(long, env = "MAX_SEARCHES", default_value = "4", value_name = "N")]
     max_searches: usize,
@@ -110,6 +122,8 @@ enum SyncError {
     Missing { name: String, cluster: String },
     #[error(transparent)]
     Checkpoint(#[from] es_watcher::CheckpointError),
+    #[error(transparent)]
+    Ledger(#[from] es_watcher::LedgerError),
     #[error(transparent)]
     Pipeline(#[from] Fault),
     #[error(transparent)]
@@ -225,14 +239,21 @@ async fn join(
             Checkpoints::on_disk(DiskStore::open(path, &owner)?)
         }
     };
+    // A copy that is neither repeated nor followed has nothing to compare with.
+    let deletes = match args.follow || args.checkpoint_path.is_some() {
+        true => args.deletes,
+        false => Deletes::Off,
+    };
+    let ledger = deletes.ledger(args.checkpoint_path.as_deref())?;
     let options = SourceOptions {
         indices: args.indices.clone(),
         poll_interval: args.poll_interval.into(),
         refresh: args.source_refresh,
         searches: args.max_searches,
         follow: args.follow,
+        deletes,
     };
-    let mut source = SearchSource::start(source, options, checkpoints, progress.clone());
+    let mut source = SearchSource::start(source, options, checkpoints, ledger, progress.clone());
     let (mut sink, mut reader) = channel(CHANNEL);
     let window = PublishOptions::default();
     let publishing = async {

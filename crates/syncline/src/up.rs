@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use bus::embedded::{EmbeddedOptions, NatsServer};
 use clap::Command;
-use config::{ByteSize, Origin, Resolved, Sections};
+use config::{ByteSize, Origin, Resolved, Sections, Setting};
 use runtime::{
     exit::{self, Exit},
     shutdown::Shutdown,
@@ -63,16 +63,32 @@ impl NatsServerArgs {
 }
 
 struct Parts {
-    nats: Option<NatsServerArgs>,
-    watcher: Option<es_watcher::Args>,
-    writer: Option<es_writer::Args>,
+    nats: Option<Resolved<NatsServerArgs>>,
+    watcher: Option<Resolved<es_watcher::Args>>,
+    writer: Option<Resolved<es_writer::Args>>,
 }
 
-pub(crate) fn run(args: Args) -> ExitCode {
-    let parts = match read(&args.file) {
+impl Parts {
+    fn to_yaml(&self) -> String {
+        let parts = [
+            self.nats.as_ref().map(Resolved::to_yaml),
+            self.watcher.as_ref().map(Resolved::to_yaml),
+            self.writer.as_ref().map(Resolved::to_yaml),
+        ];
+        parts.into_iter().flatten().collect()
+    }
+}
+
+pub(crate) fn run(resolved: Resolved<Args>) -> ExitCode {
+    let parts = match read(&resolved.args.file) {
         Ok(parts) => parts,
         Err(error) => return ExitCode::from(error.report()),
     };
+    if resolved.check_config {
+        print!("{}{}", resolved.to_yaml(), parts.to_yaml());
+        return ExitCode::SUCCESS;
+    }
+    let args = resolved.args;
     if parts.watcher.is_none() && parts.writer.is_none() {
         eprintln!(
             "error: {:?} has neither a section es-watcher nor es-writer: there is nothing to run",
@@ -95,24 +111,29 @@ fn read(file: &std::path::Path) -> Result<Parts, config::Error> {
     sections.finish(cli::SECTIONS)?;
     if let Some(nats) = &nats {
         let url = format!("nats://{}", nats.args.listen);
-        if let Some(watcher) = watcher
-            .as_mut()
-            .filter(|parts| is_default(parts, "nats_url"))
-        {
-            watcher.args.nats.nats_url = url.clone();
+        if let Some(part) = &mut watcher {
+            point_to(&url, &mut part.settings, &mut part.args.nats.nats_url);
         }
-        if let Some(writer) = writer
-            .as_mut()
-            .filter(|parts| is_default(parts, "nats_url"))
-        {
-            writer.args.nats.nats_url = url;
+        if let Some(part) = &mut writer {
+            point_to(&url, &mut part.settings, &mut part.args.nats.nats_url);
         }
     }
     Ok(Parts {
-        nats: nats.map(|resolved| resolved.args),
-        watcher: watcher.map(|resolved| resolved.args),
-        writer: writer.map(|resolved| resolved.args),
+        nats,
+        watcher,
+        writer,
     })
+}
+
+/// A part that does not say where NATS is means the server next to it.
+fn point_to(url: &str, settings: &mut [Setting], nats_url: &mut String) {
+    let mut settings = settings.iter_mut();
+    let setting = settings.find(|setting| setting.key == "nats_url");
+    if let Some(setting) = setting.filter(|setting| setting.origin == Origin::Default) {
+        setting.values = vec![url.to_owned()];
+        setting.origin = Origin::Derived("section nats-server".to_owned());
+        url.clone_into(nats_url);
+    }
 }
 
 /// A part's settings; none where the file has no section for it.
@@ -121,11 +142,6 @@ fn section<A: clap::Args>(sections: &mut Sections, name: &'static str) -> Option
         return None;
     }
     sections.resolve(name, A::augment_args(Command::new(name)))
-}
-
-fn is_default<A>(resolved: &Resolved<A>, key: &str) -> bool {
-    let mut settings = resolved.settings.iter();
-    settings.any(|setting| setting.key == key && matches!(setting.origin, Origin::Default))
 }
 
 /// Starts the server first and stops it last.
@@ -137,7 +153,7 @@ async fn start(common: Common, parts: Parts) -> Exit {
     };
     let server = match &parts.nats {
         None => None,
-        Some(args) => match NatsServer::start(args.options()).await {
+        Some(nats) => match NatsServer::start(nats.args.options()).await {
             Ok(server) => Some(server),
             Err(error) => return exit::report(&error),
         },
@@ -147,11 +163,11 @@ async fn start(common: Common, parts: Parts) -> Exit {
     let ended = match program::spawn_admin(&mut tasks, &common, &shared).await {
         Err(error) => exit::report(&error),
         Ok(()) => {
-            if let Some(args) = parts.watcher {
-                program::spawn_watcher(&mut tasks, shared.clone(), args);
+            if let Some(watcher) = parts.watcher {
+                program::spawn_watcher(&mut tasks, shared.clone(), watcher.args);
             }
-            if let Some(args) = parts.writer {
-                program::spawn_writer(&mut tasks, shared, args);
+            if let Some(writer) = parts.writer {
+                program::spawn_writer(&mut tasks, shared, writer.args);
             }
             match tasks.join(drain).await {
                 Ok(()) => Exit::Success,

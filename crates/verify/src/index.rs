@@ -271,6 +271,7 @@ mod tests {
             local_checkpoint: max_seq_no,
             global_checkpoint: -1,
             refreshes: 0,
+            deletes: 0,
         }
     }
 

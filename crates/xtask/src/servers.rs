@@ -14,9 +14,9 @@ pub(crate) enum Command {
     Start,
     /// Stops them.
     Stop {
-        /// Also those that tests share, without waiting for the minute after which they end by themselves.
+        /// Stops those that tests share instead, without waiting for the minute after which they end by themselves.
         #[arg(long)]
-        all: bool,
+        tests: bool,
     },
     /// Shows what is running.
     Status,
@@ -29,7 +29,7 @@ const SERVERS: [&str; 3] = ["dev-source", "dev-target", "dev-nats"];
 pub(crate) async fn run(command: Command) -> Result<()> {
     match command {
         Command::Start => start().await,
-        Command::Stop { all } => stop(all),
+        Command::Stop { tests } => stop(tests),
         Command::Status => status(),
     }
 }
@@ -65,15 +65,17 @@ async fn start() -> Result<()> {
     Ok(())
 }
 
-fn stop(all: bool) -> Result<()> {
+fn stop(tests: bool) -> Result<()> {
     for server in Record::running()? {
-        if !all && !SERVERS.contains(&server.name.as_str()) {
+        if SERVERS.contains(&server.name.as_str()) == tests {
             continue;
         }
         server.stop()?;
         println!("stopped {}", server.name);
     }
-    fs::remove_file(environment_file()).ok();
+    if !tests {
+        fs::remove_file(environment_file()).ok();
+    }
     Ok(())
 }
 

@@ -20,8 +20,12 @@ pub(crate) struct Standing {
     pub(crate) copy: Copy,
     /// The global checkpoint: everything up to here is on every copy and will not be rolled back.
     pub(crate) global_checkpoint: i64,
+    /// The highest number given to an operation.
+    pub(crate) max_seq_no: i64,
     /// How often the primary has refreshed.
     pub(crate) refreshes: u64,
+    /// How many deletes it says it has carried out: a hint.
+    pub(crate) deletes: u64,
 }
 
 impl Standing {
@@ -34,7 +38,9 @@ impl Standing {
                 term: stats.primary_term,
             },
             global_checkpoint: stats.global_checkpoint,
+            max_seq_no: stats.max_seq_no,
             refreshes: stats.refreshes,
+            deletes: stats.deletes,
         }
     }
 }
@@ -140,7 +146,9 @@ mod tests {
             asked,
             copy,
             global_checkpoint,
+            max_seq_no: global_checkpoint,
             refreshes: 0,
+            deletes: 0,
         }
     }
 

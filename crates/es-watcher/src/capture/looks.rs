@@ -17,6 +17,7 @@ use tokio::{
 
 use super::{
     Capture, Look,
+    inheritance::{Read, inherit},
     pace::Pace,
     refresh::{Refresher, refresh_interval},
     shard::ShardReader,
@@ -24,6 +25,7 @@ use super::{
 use crate::{
     checkpoint::ShardKey,
     error::{WatchError, fault},
+    ledger::Noted,
 };
 
 /// How often indices are looked for.
@@ -222,11 +224,13 @@ async fn read_index(
     };
     let none = crate::checkpoint::Checkpoint::none(&index.name);
     capture
-        .emit(Captured {
+        .emit(Noted::Other(Captured {
             batch: Arc::new(batch),
             position: none,
-        })
+        }))
         .await?;
+    let (read, reading) = watch::channel(Read::new());
+    let read = Arc::new(read);
     let mut shards = JoinSet::new();
     for shard in 0..index.shards {
         let key = ShardKey {
@@ -239,8 +243,20 @@ async fn read_index(
             key,
             index.uuid.clone(),
             looks.clone(),
+            Arc::clone(&read),
         );
         shards.spawn(reader.run());
+    }
+    drop(read); // the inheritance ends with the readers
+    if let Some(ledger) = capture.ledger.clone() {
+        shards.spawn(inherit(
+            Arc::clone(&capture),
+            ledger,
+            index.name.clone(),
+            index.uuid.clone(),
+            index.shards,
+            reading,
+        ));
     }
     while let Some(ended) = shards.join_next().await {
         ended.unwrap_or_else(|panic| Err(Fault::fatal(panic)))?;

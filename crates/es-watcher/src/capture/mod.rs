@@ -5,12 +5,17 @@
 //!   -> per shard: what is missing?                cursor.rs
 //!        -> refresh the index, once for all       refresh.rs
 //!        -> read windows up to the checkpoint     shard.rs
+//!        -> count what is alive, now and then     hunt.rs, deletes.rs
+//! per index: what an earlier history left behind  inheritance.rs
 //! ```
 //!
 //! A first run is this loop from the beginning of every shard's history: backfill and live tail are
 //! one algorithm, and there is no moment of switching between them.
 
 mod cursor;
+mod deletes;
+mod hunt;
+mod inheritance;
 mod looks;
 mod pace;
 mod refresh;
@@ -26,14 +31,15 @@ use std::{
 };
 
 use model::IndexName;
-use pipeline::{Captured, Fault};
+use pipeline::Fault;
 use search::{Client, ShardStats};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 
 pub(crate) use looks::watch;
 
 use crate::{
-    checkpoint::{Checkpoint, Checkpoints},
+    checkpoint::Checkpoints,
+    ledger::{Ledger, Noted, Stage},
     source::{SourceObserver, SourceOptions},
 };
 
@@ -45,15 +51,16 @@ pub(crate) struct Capture {
     pub(crate) observer: Arc<dyn SourceObserver>,
     /// Bounds the searches that run at the source at once.
     pub(crate) searches: Semaphore,
-    pub(crate) batches: mpsc::Sender<Captured<Checkpoint>>,
+    /// Without one, deletes go unnoticed.
+    pub(crate) ledger: Option<Ledger>,
+    pub(crate) stage: Stage,
     pub(crate) cost: Cost,
 }
 
 impl Capture {
     /// Hands a batch on. Once nobody takes it any more, the process is ending.
-    async fn emit(&self, captured: Captured<Checkpoint>) -> Result<(), Fault> {
-        let taken = self.batches.send(captured).await;
-        taken.map_err(|_| Fault::fatal("the capture was stopped"))
+    async fn emit(&self, noted: Noted) -> Result<(), Fault> {
+        self.stage.put(noted).await
     }
 }
 

@@ -14,11 +14,15 @@ use tokio::sync::watch;
 use super::{
     Capture, Look,
     cursor::{Cursor, Range, Standing},
+    deletes::{Comparison, Failed},
+    hunt::{Hunt, Step},
+    inheritance::{Current, Read},
     refresh::Refresher,
 };
 use crate::{
     checkpoint::{Checkpoint, History, ShardKey},
     error::fault,
+    ledger::{self, Book, Entry, Gone, Ledger, Noted},
 };
 
 /// Reads one shard of one index.
@@ -29,6 +33,7 @@ pub(crate) struct ShardReader {
     index_uuid: String,
     partition: Arc<str>,
     looks: watch::Receiver<Arc<Look>>,
+    read: Arc<watch::Sender<Read>>,
     sizer: PageSizer,
     backoff: Backoff,
 }
@@ -42,6 +47,25 @@ struct Reading {
     marked: i64,
     /// Where a reader that does not follow is done: the checkpoint of its first look.
     goal: i64,
+    deletes: Option<Deletes>,
+}
+
+impl Reading {
+    /// Whether everything was read and published that was there at the beginning.
+    fn is_done(&self) -> bool {
+        let deletes = self.deletes.as_ref();
+        self.cursor.certain() >= self.goal && deletes.is_none_or(|deletes| deletes.hunt.is_done())
+    }
+}
+
+/// The search for deletes in one history.
+struct Deletes {
+    ledger: Ledger,
+    book: Book,
+    title: Arc<str>,
+    hunt: Hunt,
+    /// Whether the history was announced as read.
+    announced: bool,
 }
 
 impl ShardReader {
@@ -51,6 +75,7 @@ impl ShardReader {
         key: ShardKey,
         index_uuid: String,
         looks: watch::Receiver<Arc<Look>>,
+        read: Arc<watch::Sender<Read>>,
     ) -> ShardReader {
         ShardReader {
             capture,
@@ -59,6 +84,7 @@ impl ShardReader {
             key: Arc::new(key),
             index_uuid,
             looks,
+            read,
             sizer: PageSizer::default(),
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(5)),
         }
@@ -87,16 +113,14 @@ impl ShardReader {
             self.capture
                 .observer
                 .behind(&self.key, u64::try_from(behind).unwrap_or(0));
-            if !self.capture.options.follow && reading.cursor.certain() >= reading.goal {
+            if !self.capture.options.follow && reading.is_done() {
                 return Ok(());
             }
-            if let Some(range) = reading.cursor.missing(&standing) {
-                match self.round(reading, range, &look, &standing).await {
-                    Ok(()) => self.backoff.reset(),
-                    Err(Stop::Lost(error)) => self.lost(reading, &error).await,
-                    Err(Stop::Gone) => return Ok(()),
-                    Err(Stop::Failed(fault)) => return Err(fault),
-                }
+            match self.work(reading, &look, &standing).await {
+                Ok(()) => self.backoff.reset(),
+                Err(Stop::Lost(error)) => self.lost(reading, &error).await,
+                Err(Stop::Gone) => return Ok(()),
+                Err(Stop::Failed(fault)) => return Err(fault),
             }
         }
         Ok(())
@@ -107,11 +131,15 @@ impl ShardReader {
             index_uuid: self.index_uuid.clone(),
             history_uuid: history_uuid.to_owned(),
         };
-        let start = self
+        let mut start = self
             .capture
             .checkpoints
             .begin(&self.key, &history)
             .map_err(Fault::fatal)?;
+        let deletes = match &self.capture.ledger {
+            None => None,
+            Some(ledger) => Some(self.open_book(ledger, &history, &mut start)?),
+        };
         tracing::info!(
             shard = %self.key, epoch = %start.epoch, after = start.position,
             upto = standing.global_checkpoint, "reading shard"
@@ -121,8 +149,71 @@ impl ShardReader {
             cursor: Cursor::new(start.position),
             marked: start.position,
             goal: standing.global_checkpoint,
+            deletes,
             start,
         })
+    }
+
+    /// Opens the ledger at a history. What is published and not in it has to be read again.
+    fn open_book(
+        &self,
+        ledger: &Ledger,
+        history: &History,
+        start: &mut Checkpoint,
+    ) -> Result<Deletes, Fault> {
+        let opened = ledger.begin(&self.key, history, start.position);
+        let opened = opened.map_err(Fault::fatal)?;
+        start.position = start.position.min(opened.upto);
+        if !opened.whole {
+            tracing::error!(
+                shard = %self.key,
+                "the ledger of this shard is younger than what was published: documents that were deleted while it \
+                 was missing stay at the target; `syncline verify` names them"
+            );
+            self.capture.observer.incomplete(&self.key);
+        }
+        Ok(Deletes {
+            ledger: ledger.clone(),
+            book: opened.book,
+            title: ledger::title(&self.key, history).into(),
+            hunt: Hunt::new(Instant::now(), self.capture.options.deletes.interval()),
+            announced: false,
+        })
+    }
+
+    /// Reads what is missing, then sees to deletes.
+    async fn work(
+        &mut self,
+        reading: &mut Reading,
+        look: &Look,
+        standing: &Standing,
+    ) -> Result<(), Stop> {
+        if let Some(range) = reading.cursor.missing(standing) {
+            self.round(reading, range, look, standing).await?;
+        }
+        if reading.cursor.read() >= reading.goal {
+            self.announce(reading);
+        }
+        self.hunt(reading, look, standing).await
+    }
+
+    /// Says that a history is read up to where it stood at the beginning: what an earlier one has left
+    /// may go then.
+    fn announce(&self, reading: &mut Reading) {
+        if let Some(deletes) = reading
+            .deletes
+            .as_mut()
+            .filter(|deletes| !deletes.announced)
+        {
+            deletes.announced = true;
+            let current = Current {
+                book: deletes.book,
+                epoch: reading.start.epoch,
+            };
+            self.read.send_modify(|read| {
+                read.insert(self.key.shard, current);
+            });
+        }
     }
 
     /// One round: everything missing up to the global checkpoint of one look.
@@ -133,29 +224,148 @@ impl ShardReader {
         look: &Look,
         standing: &Standing,
     ) -> Result<(), Stop> {
-        self.refresher
-            .ensure(
-                &self.capture,
-                look,
-                standing,
-                self.key.shard,
-                &mut self.looks,
-            )
-            .await?;
+        self.visible(look, standing).await?;
         while range.after < range.upto {
-            range.after = self.page(reading, &range, standing).await?;
+            let (complete, upto) = self.page(reading, &range, standing).await?;
+            if upto > range.after {
+                reading.cursor.advance(complete, upto);
+            }
+            range.after = upto;
             self.look_again(reading)?;
         }
         Ok(())
     }
 
-    /// Reads the next page and hands it on. Returns up to where the range is read then.
+    /// Returns when everything up to the global checkpoint of a look can be searched.
+    async fn visible(&mut self, look: &Look, standing: &Standing) -> Result<(), Stop> {
+        let (capture, shard) = (&self.capture, self.key.shard);
+        let ensured = self
+            .refresher
+            .ensure(capture, look, standing, shard, &mut self.looks);
+        ensured.await.map_err(Stop::from)
+    }
+
+    /// Takes the next step in the search for deletes.
+    async fn hunt(
+        &mut self,
+        reading: &mut Reading,
+        look: &Look,
+        standing: &Standing,
+    ) -> Result<(), Stop> {
+        let read = reading.cursor.read();
+        let (Some(deletes), Ok(upto)) = (&mut reading.deletes, u64::try_from(read)) else {
+            return Ok(());
+        };
+        let step = deletes.hunt.step(Instant::now(), standing, read);
+        if step == Step::Rest {
+            return Ok(());
+        }
+        // What was read is in the ledger before it is compared, and what is counted is not older: the
+        // primary may have moved since the last refresh.
+        self.capture.stage.settled().await.map_err(Stop::Failed)?;
+        if step == Step::Count {
+            self.visible(look, standing).await?;
+        }
+        let begun = Instant::now();
+        let comparison = Comparison {
+            capture: &self.capture,
+            ledger: &deletes.ledger,
+            book: deletes.book,
+            copy: search::ShardCopy {
+                index: &self.key.index,
+                shard: self.key.shard,
+                node: &standing.copy.node,
+            },
+            upto,
+        };
+        match step {
+            Step::Rest => Ok(()),
+            Step::Count => {
+                let found = comparison.find(deletes.hunt.under_way()).await?;
+                let (now, count) = (Instant::now(), found.suspects.len());
+                self.capture.observer.counted(now - begun, count);
+                deletes
+                    .hunt
+                    .counted(now, now - begun, standing, found.suspects, found.more);
+                for block in found.unknown {
+                    self.reread(reading, block, standing).await?;
+                }
+                Ok(())
+            }
+            Step::Ask { ceiling, suspects } => {
+                let gone = comparison.gone(suspects).await?;
+                self.delete(reading, ceiling, gone)
+                    .await
+                    .map_err(Stop::Failed)
+            }
+        }
+    }
+
+    /// Publishes deletes.
+    async fn delete(
+        &self,
+        reading: &mut Reading,
+        ceiling: u64,
+        gone: Vec<Entry>,
+    ) -> Result<(), Fault> {
+        const TOGETHER: usize = 1000;
+        let version = Version::new(reading.start.epoch, ceiling).map_err(Fault::fatal)?;
+        self.capture.observer.deleted(&self.key.index, gone.len());
+        for gone in gone.chunks(TOGETHER) {
+            let Some(deletes) = &mut reading.deletes else {
+                return Ok(());
+            };
+            let seq_nos: Vec<u64> = gone.iter().map(|entry| entry.seq_no).collect();
+            deletes.hunt.published(seq_nos.iter().copied());
+            let entries = Gone {
+                book: deletes.book,
+                seq_nos,
+            };
+            let changes = gone.iter().map(|entry| Change {
+                id: entry.id.clone(),
+                routing: entry.routing.clone(),
+                version,
+                action: Action::Delete,
+            });
+            let content = Content::Changes(changes.collect());
+            let origin = Origin::now(Arc::clone(&self.partition));
+            let mut captured = self.captured(reading, origin, content);
+            captured.position.gone = Some(Arc::new(entries));
+            self.capture.emit(Noted::Other(captured)).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads a block again in which the shard has more than the ledger knows.
+    async fn reread(
+        &mut self,
+        reading: &mut Reading,
+        block: u64,
+        standing: &Standing,
+    ) -> Result<(), Stop> {
+        tracing::error!(
+            shard = %self.key, block,
+            "the shard has documents that the ledger does not know: they are read again"
+        );
+        let numbers = ledger::numbers_of(block);
+        let mut range = Range {
+            after: *numbers.start() as i64 - 1,
+            upto: (*numbers.end() as i64).min(reading.cursor.read()),
+        };
+        while range.after < range.upto {
+            range.after = self.page(reading, &range, standing).await?.1;
+        }
+        Ok(())
+    }
+
+    /// Reads the next page and hands it on. Returns when it was complete, and up to where the range
+    /// is read then.
     async fn page(
         &mut self,
         reading: &mut Reading,
         range: &Range,
         standing: &Standing,
-    ) -> Result<i64, Stop> {
+    ) -> Result<(Instant, i64), Stop> {
         let window = Window {
             index: &self.key.index,
             shard: self.key.shard,
@@ -173,7 +383,7 @@ impl ShardReader {
                 // The documents here are larger than those before: fewer of them, then.
                 Err(Error::AnswerTooLarge { .. }) => {
                     self.sizer.shrink();
-                    return Ok(range.after);
+                    return Ok((Instant::now(), range.after));
                 }
                 page => page?,
             }
@@ -188,12 +398,11 @@ impl ShardReader {
             let changes = page.hits.into_iter().map(|hit| change(hit, &reading.start));
             let changes: Result<Vec<Change>, Fault> = changes.collect();
             let content = Content::Changes(changes.map_err(Stop::Failed)?);
-            self.emit(reading, origin, content)
+            self.emit(reading, origin, content, upto)
                 .await
                 .map_err(Stop::Failed)?;
         }
-        reading.cursor.advance(complete, upto);
-        Ok(upto)
+        Ok((complete, upto))
     }
 
     /// Between two pages: what a newer look says about those already read.
@@ -220,18 +429,40 @@ impl ShardReader {
     async fn mark(&self, reading: &mut Reading) -> Result<(), Fault> {
         if reading.cursor.certain() > reading.marked {
             let origin = Origin::now(Arc::clone(&self.partition));
-            self.emit(reading, origin, Content::Changes(Vec::new()))
-                .await?;
+            let (nothing, upto) = (Content::Changes(Vec::new()), reading.cursor.read());
+            self.emit(reading, origin, nothing, upto).await?;
         }
         Ok(())
     }
 
+    /// Hands on what was read up to `upto`.
     async fn emit(
         &self,
         reading: &mut Reading,
         origin: Origin,
         content: Content,
+        upto: i64,
     ) -> Result<(), Fault> {
+        let captured = self.captured(reading, origin, content);
+        let noted = match &reading.deletes {
+            None => Noted::Other(captured),
+            Some(deletes) => Noted::Page {
+                captured,
+                book: deletes.book,
+                title: Arc::clone(&deletes.title),
+                upto,
+            },
+        };
+        self.capture.emit(noted).await
+    }
+
+    /// A batch with the position that is reached with it.
+    fn captured(
+        &self,
+        reading: &mut Reading,
+        origin: Origin,
+        content: Content,
+    ) -> Captured<Checkpoint> {
         reading.marked = reading.cursor.certain();
         let batch = Batch {
             index: self.key.index.clone(),
@@ -242,17 +473,18 @@ impl ShardReader {
             position: reading.marked,
             ..reading.start.clone()
         };
-        self.capture
-            .emit(Captured {
-                batch: Arc::new(batch),
-                position,
-            })
-            .await
+        Captured {
+            batch: Arc::new(batch),
+            position,
+        }
     }
 
     /// A round is lost: what is not certain is read again after a pause.
     async fn lost(&mut self, reading: &mut Reading, error: &Error) {
         reading.cursor.rewind();
+        if let Some(deletes) = &mut reading.deletes {
+            deletes.hunt.lost(Instant::now());
+        }
         let pause = self.backoff.next_delay();
         self.capture
             .observer
@@ -277,6 +509,15 @@ impl From<Error> for Stop {
             (_, Error::IndexNotFound { .. }) => Stop::Gone,
             (search::retry::Decision::Retry, _) => Stop::Lost(error),
             (search::retry::Decision::Fatal, _) => Stop::Failed(fault(error)),
+        }
+    }
+}
+
+impl From<Failed> for Stop {
+    fn from(failed: Failed) -> Stop {
+        match failed {
+            Failed::Search(error) => error.into(),
+            Failed::Fault(fault) => Stop::Failed(fault),
         }
     }
 }

@@ -316,7 +316,7 @@ fn opening(path: &Path, error: heed::Error) -> CheckpointError {
 }
 
 /// LMDB takes a file without headers for a new one; for us, a file that is there has to be whole.
-fn check_headers(file: &Path) -> Result<(), String> {
+pub(crate) fn check_headers(file: &Path) -> Result<(), String> {
     match fs::metadata(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error.to_string()),
@@ -330,7 +330,7 @@ fn check_headers(file: &Path) -> Result<(), String> {
 
 /// A read behind the end of a mapped file kills the process, so the file must be as long as its
 /// newest header says.
-fn check_length(env: &Env) -> Result<(), String> {
+pub(crate) fn check_length(env: &Env) -> Result<(), String> {
     let pages = env.info().last_page_number as u64 + 1;
     let needed = pages * u64::from(env.stat().page_size);
     let found = env.real_disk_size().map_err(|error| error.to_string())?;

@@ -13,7 +13,10 @@ use std::{
 use model::{Epoch, IndexName, VersionError};
 use serde::{Deserialize, Serialize};
 
+use crate::ledger::Gone;
+
 pub use disk::{DiskStore, Owner};
+pub(crate) use disk::{check_headers, check_length};
 
 /// A shard of an index, by the index's name: what stays the same when the index is recreated.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -49,6 +52,8 @@ pub struct Checkpoint {
     pub epoch: Epoch,
     /// Everything up to this sequence number is published; -1 is nothing.
     pub position: i64,
+    /// Deletes that are published with it.
+    pub(crate) gone: Option<Arc<Gone>>,
 }
 
 impl Checkpoint {
@@ -62,6 +67,7 @@ impl Checkpoint {
             shard,
             epoch: Epoch(0),
             position: -1,
+            gone: None,
         }
     }
 }
@@ -134,6 +140,7 @@ impl Checkpoints {
             shard: Arc::clone(shard),
             epoch: record.epoch,
             position: record.position,
+            gone: None,
         })
     }
 

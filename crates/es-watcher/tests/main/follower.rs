@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use es_watcher::{Checkpoints, SearchSource, SourceOptions, SourceRefresh};
+use es_watcher::{Checkpoints, Deletes, Ledger, SearchSource, SourceOptions, SourceRefresh};
 use model::Version;
 use pipeline::ChangeSource;
 use search::{Client, ClientConfig, Url};
@@ -16,7 +16,7 @@ use crate::load::Documents;
 
 type State = BTreeMap<String, (Version, u64)>;
 
-/// Follows an index into memory, newest version of each document.
+/// Follows an index into memory, as a target would.
 pub(crate) struct Follower {
     state: Arc<Mutex<State>>,
     stop: CancellationToken,
@@ -33,9 +33,11 @@ impl Follower {
             refresh,
             searches: 4,
             follow: true,
+            deletes: Deletes::Every(Duration::from_secs(1)),
         };
         let checkpoints = Checkpoints::in_memory();
-        let source = SearchSource::start(client, options, checkpoints, Arc::new(()));
+        let ledger = Some(Ledger::temporary().unwrap());
+        let source = SearchSource::start(client, options, checkpoints, ledger, Arc::new(()));
         let (state, stop) = (Arc::default(), CancellationToken::new());
         let task = tokio::spawn(follow(source, Arc::clone(&state), stop.clone()));
         Follower { state, stop, task }
@@ -56,12 +58,20 @@ async fn follow(mut source: SearchSource, state: Arc<Mutex<State>>, stop: Cancel
     while let Some(captured) = stop.run_until_cancelled(source.next()).await {
         let captured = captured.unwrap().unwrap();
         for change in captured.batch.changes() {
-            let document: serde_json::Value =
-                serde_json::from_slice(change.document().unwrap().as_bytes()).unwrap();
-            let new = (change.version, document["n"].as_u64().unwrap());
             let mut state = state.lock().unwrap();
-            let known = state.entry(change.id.to_string()).or_insert(new);
-            *known = (*known).max(new);
+            let held = state.get(change.id.as_str()).map(|(version, _)| *version);
+            // As a target that keeps no tombstones: strict for documents, not below for deletes.
+            let Some(document) = change.document() else {
+                if held.is_some_and(|held| change.version >= held) {
+                    state.remove(change.id.as_str());
+                }
+                continue;
+            };
+            let document: serde_json::Value = serde_json::from_slice(document.as_bytes()).unwrap();
+            if held.is_none_or(|held| change.version > held) {
+                let new = (change.version, document["n"].as_u64().unwrap());
+                state.insert(change.id.to_string(), new);
+            }
         }
         source.confirm(captured.position).await.unwrap();
     }

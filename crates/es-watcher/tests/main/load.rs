@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 /// Documents by id: the number each holds.
 pub(crate) type Documents = BTreeMap<String, u64>;
 
-/// Tasks that index and update the same few thousand documents.
+/// Tasks that index, update and delete the same few thousand documents.
 pub(crate) struct Load {
     written: Arc<AtomicU64>,
     stop: CancellationToken,
@@ -79,8 +79,13 @@ fn bulk(dice: &mut fastrand::Rng) -> (String, u64) {
     let mut body = String::new();
     for _ in 0..count {
         let (id, n) = (dice.u32(0..5_000), dice.u64(0..1 << 40));
-        let (action, document) = match dice.u8(0..3) {
-            0 => (
+        let (action, document) = match dice.u8(0..4) {
+            0 => {
+                body.push_str(&json!({ "delete": { "_id": id.to_string() } }).to_string());
+                body.push('\n');
+                continue;
+            }
+            1 => (
                 "update",
                 json!({ "doc": { "n": n }, "doc_as_upsert": true }),
             ),

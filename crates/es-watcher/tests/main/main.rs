@@ -33,8 +33,12 @@ async fn assert_equal(follower: &Follower, node: &SearchNode, index: &str) -> Re
             .iter()
             .filter(|(id, n)| captured.get(*id).is_some_and(|c| c != *n));
         let differing = differing.count();
+        let ghosts = captured
+            .keys()
+            .filter(|id| !expected.contains_key(*id))
+            .count();
         panic!(
-            "of {} documents {missing} are missing and {differing} differ",
+            "of {} documents {missing} are missing and {differing} differ, and {ghosts} were deleted and are there",
             expected.len()
         );
     }

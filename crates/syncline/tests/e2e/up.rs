@@ -47,6 +47,38 @@ async fn one_program_with_one_file_carries_an_index_and_goes_on_after_a_restart(
 }
 
 #[tokio::test]
+async fn a_check_of_the_configuration_prints_every_section_of_the_file() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("syncline.yaml");
+    fs::write(
+        &file,
+        "nats-server: { listen: 127.0.0.1:4333 }\n\
+         es-watcher:\n  index_patterns:\n  - assets\n  - -temp_*\n  es_password: hidden\nes-writer: {}\n",
+    )?;
+    let ended = run(["up", &text(&file), "--check-config"]).await?;
+    let said = &ended.stdout;
+    anyhow::ensure!(ended.code == Some(0), "{ended:?}");
+    for part in [
+        "up:",
+        "nats-server:",
+        "es-watcher:",
+        "es-writer:",
+        "assets",
+        "-temp_*",
+        "***",
+    ] {
+        anyhow::ensure!(said.contains(part), "{part:?} is not shown: {said}");
+    }
+    anyhow::ensure!(!said.contains("hidden"), "{said}");
+    let followed = said.matches("nats://127.0.0.1:4333").count();
+    anyhow::ensure!(
+        followed == 2,
+        "both parts use the server of the file: {said}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_file_with_several_mistakes_is_refused_with_all_of_them() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("syncline.yaml");

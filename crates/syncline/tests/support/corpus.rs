@@ -138,9 +138,12 @@ pub(crate) async fn index_numbers(
     numbers: Range<usize>,
     round: usize,
 ) -> Result<()> {
-    index_each(http, index, numbers, |number| {
-        json!({ "number": number, "round": round })
-    })
+    index_each(
+        http,
+        index,
+        numbers,
+        |number| json!({ "number": number, "round": round }),
+    )
     .await
 }
 
@@ -152,9 +155,12 @@ pub(crate) async fn index_padded(
     size: usize,
 ) -> Result<()> {
     let padding = "p".repeat(size);
-    index_each(http, index, numbers, |number| {
-        json!({ "number": number, "blob": padding })
-    })
+    index_each(
+        http,
+        index,
+        numbers,
+        |number| json!({ "number": number, "blob": padding }),
+    )
     .await
 }
 

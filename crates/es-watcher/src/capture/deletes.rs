@@ -1,0 +1,224 @@
+//! Comparing what is alive in a shard with what the ledger knows of it.
+
+use std::{collections::HashSet, ops::RangeInclusive};
+
+use pipeline::Fault;
+use search::{Error, MOST_BUCKETS, MgetOptions, ShardCopy};
+
+use super::Capture;
+use crate::ledger::{BLOCK, Book, Counts, Entry, Ledger, block_of, numbers_of};
+
+/// The most documents that are suspected at once; what is beyond waits for the next count.
+const MOST_SUSPECTS: usize = 20_000;
+/// How many blocks are read together: what a server returns at once.
+const BLOCKS_AT_ONCE: usize = (10_000 / BLOCK) as usize;
+/// How many documents are looked up together.
+const ASK_AT_ONCE: usize = 1000;
+
+/// What a count has found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// Entries of the ledger that no document stands for.
+    pub(crate) suspects: Vec<Entry>,
+    /// Whether there are more of them.
+    pub(crate) more: bool,
+    /// Blocks with more documents than the ledger knows. This should not be.
+    pub(crate) unknown: Vec<u64>,
+}
+
+/// Why comparing ends early.
+pub(crate) enum Failed {
+    Search(Error),
+    Fault(Fault),
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Failed {
+        Failed::Search(error)
+    }
+}
+
+impl From<crate::ledger::LedgerError> for Failed {
+    fn from(error: crate::ledger::LedgerError) -> Failed {
+        Failed::Fault(Fault::fatal(error))
+    }
+}
+
+/// Compares one copy with a book of the ledger, both up to a sequence number.
+pub(crate) struct Comparison<'a> {
+    pub(crate) capture: &'a Capture,
+    pub(crate) ledger: &'a Ledger,
+    pub(crate) book: Book,
+    pub(crate) copy: ShardCopy<'a>,
+    pub(crate) upto: u64,
+}
+
+impl Comparison<'_> {
+    /// Finds what is missing, without the entries in `known`.
+    pub(crate) async fn find(&self, known: &mut HashSet<u64>) -> Result<Found, Failed> {
+        let mut kept = HashSet::with_capacity(known.len());
+        for seq_no in known.drain() {
+            if self.ledger.has(self.book, seq_no)? {
+                kept.insert(seq_no);
+            }
+        }
+        *known = kept;
+        let (fewer, unknown) = self.differing().await?;
+        let mut found = Found {
+            unknown,
+            ..Found::default()
+        };
+        for blocks in fewer.chunks(BLOCKS_AT_ONCE) {
+            if found.suspects.len() >= MOST_SUSPECTS {
+                found.more = true;
+                break;
+            }
+            let ranges: Vec<_> = blocks.iter().map(|block| self.numbers(*block)).collect();
+            let live = self
+                .search(|client| client.live_numbers(self.copy, &ranges))
+                .await?;
+            let live: HashSet<u64> = live.into_iter().collect();
+            for range in ranges {
+                let entries = self.ledger.entries(self.book, range)?.into_iter();
+                found.suspects.extend(entries.filter(|entry| {
+                    !live.contains(&entry.seq_no) && !known.contains(&entry.seq_no)
+                }));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Of those suspects that are still where the ledger says: which does the copy not have?
+    pub(crate) async fn gone(&self, suspects: Vec<Entry>) -> Result<Vec<Entry>, Failed> {
+        let mut gone = Vec::new();
+        for some in suspects.chunks(ASK_AT_ONCE) {
+            let mut asked = Vec::with_capacity(some.len());
+            for entry in some {
+                if self.ledger.has(self.book, entry.seq_no)? {
+                    asked.push(entry);
+                }
+            }
+            let ids: Vec<_> = asked
+                .iter()
+                .map(|entry| (&entry.id, entry.routing.as_deref()))
+                .collect();
+            let options = MgetOptions {
+                source: false,
+                node: Some(self.copy.node),
+            };
+            let answers = self
+                .search(|client| client.mget(self.copy.index, &ids, options))
+                .await?;
+            let missing = asked.into_iter().zip(answers);
+            gone.extend(
+                missing
+                    .filter(|(_, answer)| !answer.found)
+                    .map(|(entry, _)| entry.clone()),
+            );
+        }
+        Ok(gone)
+    }
+
+    /// The blocks with fewer documents than entries, and those with more.
+    async fn differing(&self) -> Result<(Vec<u64>, Vec<u64>), Failed> {
+        let last = block_of(self.upto);
+        let known = self.ledger.counts(self.book, 0..=last)?;
+        let together = (last + 1).div_ceil(MOST_BUCKETS / 2).next_power_of_two();
+        let live = self.count(0..=last, together).await?;
+        if together == 1 {
+            return Ok(compare(&known, &live));
+        }
+        let (mut fewer, more) = compare(&in_groups(&known, together), &live);
+        fewer.extend(more);
+        fewer.sort_unstable();
+        let (mut all_fewer, mut all_more) = (Vec::new(), Vec::new());
+        for group in fewer {
+            let blocks = group * together..=(group * together + together - 1).min(last);
+            let live = self.count(blocks.clone(), 1).await?;
+            let first = known.partition_point(|(block, _)| block < blocks.start());
+            let end = known.partition_point(|(block, _)| block <= blocks.end());
+            let (fewer, more) = compare(&known[first..end], &live);
+            all_fewer.extend(fewer);
+            all_more.extend(more);
+        }
+        Ok((all_fewer, all_more))
+    }
+
+    async fn count(&self, blocks: RangeInclusive<u64>, together: u64) -> Result<Counts, Failed> {
+        let numbers = *numbers_of(*blocks.start()).start()..=*self.numbers(*blocks.end()).end();
+        let size = BLOCK * together;
+        self.search(|client| client.count_blocks(self.copy, &numbers, size))
+            .await
+    }
+
+    /// The numbers of a block that are compared.
+    fn numbers(&self, block: u64) -> RangeInclusive<u64> {
+        let numbers = numbers_of(block);
+        *numbers.start()..=(*numbers.end()).min(self.upto)
+    }
+
+    async fn search<'s, T, F>(
+        &'s self,
+        search: impl FnOnce(&'s search::Client) -> F,
+    ) -> Result<T, Failed>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let _permit = self.capture.searches.acquire().await;
+        let begun = std::time::Instant::now();
+        let answer = search(&self.capture.client).await;
+        self.capture.cost.add(begun.elapsed());
+        Ok(answer?)
+    }
+}
+
+/// The blocks where fewer are alive than known, and those where more are. Both lists are sorted, and
+/// a block that is absent has none.
+fn compare(known: &[(u64, u32)], live: &[(u64, u32)]) -> (Vec<u64>, Vec<u64>) {
+    let (mut fewer, mut more) = (Vec::new(), Vec::new());
+    let (mut known, mut live) = (known.iter().peekable(), live.iter().peekable());
+    loop {
+        let block = match (known.peek(), live.peek()) {
+            (None, None) => return (fewer, more),
+            (Some((block, _)), None) | (None, Some((block, _))) => *block,
+            (Some((known, _)), Some((live, _))) => *known.min(live),
+        };
+        let of = |counts: &mut std::iter::Peekable<std::slice::Iter<'_, (u64, u32)>>| {
+            counts
+                .next_if(|(at, _)| *at == block)
+                .map_or(0, |(_, count)| *count)
+        };
+        match (of(&mut known), of(&mut live)) {
+            (known, live) if live < known => fewer.push(block),
+            (known, live) if live > known => more.push(block),
+            _ => {}
+        }
+    }
+}
+
+/// Counts of so many blocks together.
+fn in_groups(counts: &[(u64, u32)], together: u64) -> Counts {
+    let mut groups: Counts = Vec::new();
+    for (block, count) in counts {
+        let group = block / together;
+        match groups.last_mut() {
+            Some((last, sum)) if *last == group => *sum += count,
+            _ => groups.push((group, *count)),
+        }
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_compared_also_where_one_side_has_none() {
+        let known = [(0, 5), (1, 3), (4, 2), (9, 1)];
+        let live = [(0, 5), (1, 4), (3, 1), (4, 1)];
+        assert_eq!(compare(&known, &live), (vec![4, 9], vec![1, 3]));
+        assert_eq!(compare(&[], &[]), (vec![], vec![]));
+        assert_eq!(in_groups(&known, 4), [(0, 8), (1, 2), (2, 1)]);
+    }
+}

@@ -1,0 +1,145 @@
+//! Between capture and log: what is published is in the ledger first.
+
+use std::{sync::Arc, time::Duration};
+
+use pipeline::{Captured, Fault};
+use runtime::backoff::Backoff;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+use super::{Book, Ledger, LedgerError, store::Page};
+use crate::{Checkpoint, source::SourceObserver};
+
+/// How many pages are entered in one commit, if so many wait.
+const PAGES: usize = 16;
+
+/// What the capture hands on.
+#[derive(Debug)]
+pub(crate) enum Noted {
+    /// What was read of a shard, and up to where the shard is read with it.
+    Page {
+        captured: Captured<Checkpoint>,
+        book: Book,
+        title: Arc<str>,
+        upto: i64,
+    },
+    /// What needs no entry.
+    Other(Captured<Checkpoint>),
+    /// Answered once everything before it is in the ledger.
+    Barrier(oneshot::Sender<()>),
+}
+
+/// The way from the capture to the log.
+#[derive(Debug, Clone)]
+pub(crate) struct Stage(mpsc::Sender<Noted>);
+
+impl Stage {
+    /// Starts it. Without a ledger everything goes straight through. It ends when all clones are
+    /// dropped, or with the reason why the ledger cannot be written.
+    pub(crate) fn start(
+        ledger: Option<Ledger>,
+        log: mpsc::Sender<Captured<Checkpoint>>,
+        observer: Arc<dyn SourceObserver>,
+    ) -> (Stage, JoinHandle<Result<(), Fault>>) {
+        let (sender, noted) = mpsc::channel(1);
+        (
+            Stage(sender),
+            tokio::spawn(run(ledger, noted, log, observer)),
+        )
+    }
+
+    /// Hands something on. Once nobody takes it any more, the process is ending.
+    pub(crate) async fn put(&self, noted: Noted) -> Result<(), Fault> {
+        let taken = self.0.send(noted).await;
+        taken.map_err(|_| Fault::fatal("the capture was stopped"))
+    }
+
+    /// Waits until everything that was handed on before is in the ledger.
+    pub(crate) async fn settled(&self) -> Result<(), Fault> {
+        let (done, settled) = oneshot::channel();
+        self.put(Noted::Barrier(done)).await?;
+        let settled = settled.await;
+        settled.map_err(|_| Fault::fatal("the capture was stopped"))
+    }
+}
+
+async fn run(
+    ledger: Option<Ledger>,
+    mut incoming: mpsc::Receiver<Noted>,
+    log: mpsc::Sender<Captured<Checkpoint>>,
+    observer: Arc<dyn SourceObserver>,
+) -> Result<(), Fault> {
+    let mut gathered = Vec::new();
+    while incoming.recv_many(&mut gathered, PAGES).await > 0 {
+        let mut noted = std::mem::take(&mut gathered);
+        if let Some(ledger) = &ledger {
+            noted = enter(ledger, noted, observer.as_ref()).await?;
+        }
+        for noted in noted {
+            match noted {
+                Noted::Page { captured, .. } | Noted::Other(captured) => {
+                    if log.send(captured).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                // Nobody waits for it any more.
+                Noted::Barrier(done) => drop(done.send(())),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Enters what was read, however long that takes.
+async fn enter(
+    ledger: &Ledger,
+    mut noted: Vec<Noted>,
+    observer: &dyn SourceObserver,
+) -> Result<Vec<Noted>, Fault> {
+    if !noted.iter().any(|one| matches!(one, Noted::Page { .. })) {
+        return Ok(noted);
+    }
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    loop {
+        let to = ledger.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            let entered = to.enter(noted.iter().filter_map(page));
+            (noted, entered)
+        });
+        let (back, entered) = work.await.map_err(Fault::fatal)?;
+        noted = back;
+        match entered {
+            Ok(()) => {
+                if backoff.attempts() > 0 {
+                    observer.recovered("ledger");
+                }
+                return Ok(noted);
+            }
+            Err(error @ LedgerError::Write { .. }) => {
+                let pause = backoff.next_delay();
+                observer.trouble("ledger", &error, pause);
+                tokio::time::sleep(pause).await;
+            }
+            Err(error) => return Err(Fault::fatal(error)),
+        }
+    }
+}
+
+fn page(noted: &Noted) -> Option<Page<'_>> {
+    match noted {
+        Noted::Page {
+            captured,
+            book,
+            title,
+            upto,
+        } => Some(Page {
+            book: *book,
+            title,
+            changes: captured.batch.changes(),
+            upto: *upto,
+        }),
+        Noted::Other(_) | Noted::Barrier(_) => None,
+    }
+}

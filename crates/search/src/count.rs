@@ -1,0 +1,165 @@
+//! Counting what is alive in a shard, by `_seq_no`: how deletes are noticed.
+
+use std::ops::RangeInclusive;
+
+use bytes::Bytes;
+use model::IndexName;
+use serde::Deserialize;
+
+use crate::{
+    Client, Error, Request,
+    capture::{Shards, copy_gone, search_path},
+};
+
+/// One copy of a shard.
+#[derive(Debug, Clone, Copy)]
+pub struct ShardCopy<'a> {
+    /// The index.
+    pub index: &'a IndexName,
+    /// The shard's number.
+    pub shard: u32,
+    /// The id of the node whose copy is read.
+    pub node: &'a str,
+}
+
+/// How many buckets an answer may have: well below the servers' default for `search.max_buckets`.
+pub const MOST_BUCKETS: u64 = 10_000;
+
+impl Client {
+    /// How many documents the copy holds, refreshed as it is, in each block of `size` sequence
+    /// numbers of a range: pairs of block (its first number divided by `size`) and count, lowest
+    /// first. Empty blocks are absent.
+    ///
+    /// The range should not span more than [`MOST_BUCKETS`] blocks.
+    ///
+    /// # Errors
+    /// As [`Client::read_window`].
+    pub async fn count_blocks(
+        &self,
+        copy: ShardCopy<'_>,
+        numbers: &RangeInclusive<u64>,
+        size: u64,
+    ) -> Result<Vec<(u64, u32)>, Error> {
+        let query = format!(
+            r#"{{"size":0,"track_total_hits":false,"query":{},"aggs":{{"blocks":{{"histogram":{{"field":"_seq_no","interval":{size},"min_doc_count":1}}}}}}}}"#,
+            range(numbers),
+        );
+        let body = self
+            .search_copy(copy, query, "aggregations.blocks.buckets")
+            .await?;
+        let counted: Counted = parse(copy, &body)?;
+        let buckets = counted
+            .aggregations
+            .map_or(Vec::new(), |a| a.blocks.buckets);
+        // A key is a number with a fraction, exact up to 2^53.
+        Ok(buckets
+            .into_iter()
+            .map(|bucket| (bucket.key as u64 / size, bucket.doc_count))
+            .collect())
+    }
+
+    /// The sequence numbers of the documents that the copy holds, refreshed as it is, in some
+    /// ranges: lowest first.
+    ///
+    /// Together the ranges must not span more numbers than the server returns at once
+    /// (`index.max_result_window`, 10,000).
+    ///
+    /// # Errors
+    /// As [`Client::read_window`].
+    pub async fn live_numbers(
+        &self,
+        copy: ShardCopy<'_>,
+        ranges: &[RangeInclusive<u64>],
+    ) -> Result<Vec<u64>, Error> {
+        let most: u64 = ranges.iter().map(|r| r.end() - r.start() + 1).sum();
+        let clauses: Vec<String> = ranges.iter().map(range).collect();
+        let query = format!(
+            r#"{{"size":{},"track_total_hits":false,"_source":false,"sort":["_seq_no"],"query":{{"bool":{{"should":[{}]}}}}}}"#,
+            most.max(1),
+            clauses.join(","),
+        );
+        let body = self.search_copy(copy, query, "hits.hits.sort").await?;
+        let live: Live = parse(copy, &body)?;
+        Ok(live.hits.hits.into_iter().map(|hit| hit.sort[0]).collect())
+    }
+
+    async fn search_copy(
+        &self,
+        copy: ShardCopy<'_>,
+        query: String,
+        wanted: &str,
+    ) -> Result<Bytes, Error> {
+        let path = search_path(copy.index, copy.shard, Some(copy.node));
+        let path = format!("{path}&filter_path=timed_out,_shards,{wanted}");
+        let answer = self.send(Request::post(path).json(query)).await;
+        let body = answer.map_err(|error| copy_gone(error, copy.index, Some(copy.node)))?;
+        let complete: Complete = parse(copy, &body)?;
+        complete._shards.complete(copy.index, Some(1))?;
+        if complete.timed_out {
+            return Err(Error::Shards {
+                index: copy.index.to_string(),
+                failed: 1,
+                total: 1,
+                reason: "the search timed out on the server".to_owned(),
+            });
+        }
+        Ok(body)
+    }
+}
+
+fn range(numbers: &RangeInclusive<u64>) -> String {
+    let (first, last) = (numbers.start(), numbers.end());
+    format!(r#"{{"range":{{"_seq_no":{{"gte":{first},"lte":{last}}}}}}}"#)
+}
+
+fn parse<'a, T: Deserialize<'a>>(copy: ShardCopy<'_>, body: &'a [u8]) -> Result<T, Error> {
+    let what = || format!("count in shard {} of {}", copy.shard, copy.index);
+    serde_json::from_slice(body).map_err(|error| Error::malformed(what(), error))
+}
+
+#[derive(Deserialize)]
+struct Complete {
+    timed_out: bool,
+    _shards: Shards,
+}
+
+#[derive(Deserialize)]
+struct Counted {
+    /// Absent in the answer of a copy that has nothing there.
+    aggregations: Option<Aggregations>,
+}
+
+#[derive(Deserialize)]
+struct Aggregations {
+    blocks: Blocks,
+}
+
+#[derive(Deserialize)]
+struct Blocks {
+    #[serde(default)]
+    buckets: Vec<Bucket>,
+}
+
+#[derive(Deserialize)]
+struct Bucket {
+    key: f64,
+    doc_count: u32,
+}
+
+#[derive(Default, Deserialize)]
+struct Live {
+    /// Absent where nothing is alive.
+    #[serde(default)]
+    hits: Hits,
+}
+
+#[derive(Default, Deserialize)]
+struct Hits {
+    #[serde(default)]
+    hits: Vec<Hit>,
+}
+
+#[derive(Deserialize)]
+struct Hit {
+    sort: [u64; 1],
+}
