@@ -128,11 +128,16 @@ impl WatcherMetrics {
             );
             registry.register(
                 "incomplete_ledgers",
-                "Shards whose ledger is younger than what was published: earlier deletes are not known",
+                "Ledgers that do not know all that was published: earlier deletes may have gone unnoticed",
                 new.incomplete.clone(),
             );
         });
         new
+    }
+
+    /// What an earlier watcher published is not in our ledger.
+    pub(crate) fn foreign_ledger(&self) {
+        self.incomplete.inc();
     }
 
     fn trouble_with(

@@ -1,19 +1,22 @@
 //! The watcher as a service: connect, take the lease, publish, stop in order.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bus::{
     JetStreamSink, Lease, LeaseOptions, Role, SinkOptions, StreamSpec, stream, until_answered,
 };
 use model::Root;
 use pipeline::{Fault, PublishOptions, publish};
-use runtime::{health::Health, metrics::Metrics};
+use runtime::{backoff::Backoff, health::Health, metrics::Metrics};
 use search::ArgsError;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Args, CheckpointError, Checkpoints, DiskStore, LedgerError, Owner, SearchSource, SourceOptions,
-    WatcherMetrics,
+    Args, CheckpointError, Checkpoints, DiskStore, Ledger, LedgerError, Owner, SearchSource,
+    SourceOptions, WatcherMetrics,
 };
 
 /// How long the stream may take to acknowledge a batch.
@@ -95,7 +98,10 @@ pub async fn run(
         stream: Some((info.name.clone(), info.created)),
     };
     let watching = async {
-        let checkpoints = Checkpoints::on_disk(DiskStore::open(&args.checkpoint_path, &owner)?);
+        let Some(store) = open_store(&args, &owner, health, &lease, shutdown).await? else {
+            return Ok(());
+        };
+        let checkpoints = Checkpoints::on_disk(store);
         let ledger = args.deletes.ledger(Some(&args.checkpoint_path))?;
         let mut sink = JetStreamSink::new(
             &bus,
@@ -114,6 +120,9 @@ pub async fn run(
             health.readiness.clone(),
             Some(heart),
         ));
+        if let Some(ledger) = &ledger {
+            continue_ledger(ledger, &lease, &observer).await?;
+        }
         let options = source_options(&args);
         let mut source =
             SearchSource::start(client, options, checkpoints, ledger, observer.clone());
@@ -142,4 +151,59 @@ fn source_options(args: &Args) -> SourceOptions {
         follow: true,
         deletes: args.deletes,
     }
+}
+
+/// Opens the checkpoint store. Two watchers of one name may share its folder: the one that was
+/// replaced holds it until it notices, which must not take longer than some leases.
+async fn open_store(
+    args: &Args,
+    owner: &Owner,
+    health: &Health,
+    lease: &Lease,
+    shutdown: &CancellationToken,
+) -> Result<Option<DiskStore>, ServiceError> {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+    let until = Instant::now() + Duration::from(args.lease) * 3;
+    loop {
+        match DiskStore::open(&args.checkpoint_path, owner) {
+            Ok(store) => {
+                health.readiness.set("checkpoint", Ok(()));
+                return Ok(Some(store));
+            }
+            Err(error @ CheckpointError::InUse { .. }) if Instant::now() < until => {
+                if backoff.attempts() == 0 {
+                    tracing::warn!(%error, "waiting");
+                }
+                health.readiness.set("checkpoint", Err(error.to_string()));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(None),
+            lost = lease.lost() => return Err(lost.into()),
+            () = tokio::time::sleep(backoff.next_delay()) => {}
+        }
+    }
+}
+
+/// Says which ledger is continued from here on, and says aloud when it is not the one of the watcher
+/// before: that one knows documents that this one has never seen.
+async fn continue_ledger(
+    ledger: &Ledger,
+    lease: &Lease,
+    metrics: &WatcherMetrics,
+) -> Result<(), ServiceError> {
+    let name = ledger.name()?;
+    if let Some(before) = lease.store_before().filter(|before| *before != name) {
+        tracing::error!(
+            ledger = name,
+            before,
+            "the watcher of this name that published before kept another ledger: documents that were deleted since \
+             and that only it knew stay at the target; `syncline verify` names them. Watchers that stand by for each \
+             other on one machine should share one --checkpoint-path"
+        );
+        metrics.foreign_ledger();
+    }
+    lease.name_store(&name).await?;
+    Ok(())
 }

@@ -133,9 +133,39 @@ impl Client {
         let request = Request::post(path)
             .json(query)
             .answer_limit(answer_limit(window));
+        match self.send(request).await {
+            Ok(body) => parse_page(window, &body),
+            Err(Error::Rejected { reason, .. }) if has_no_mapping(&reason) => {
+                self.page_without_mapping(window).await
+            }
+            Err(error) => Err(copy_gone(error, window.index, window.node)),
+        }
+    }
+
+    /// An index without any mapping has not even `_seq_no` to sort by. That is fine while the copy
+    /// holds nothing, as when all it has seen is the delete of a missing document; else it is only
+    /// late, and an empty page would lose what it holds.
+    async fn page_without_mapping(&self, window: &Window<'_>) -> Result<Page, Error> {
+        let path = search_path(window.index, window.shard, window.node);
+        let request = Request::post(path).json(r#"{"size":1,"_source":false}"#);
         let answer = self.send(request).await;
         let body = answer.map_err(|error| copy_gone(error, window.index, window.node))?;
-        parse_page(window, &body)
+        let what = || format!("search in shard {} of {}", window.shard, window.index);
+        let whole: Unsorted =
+            serde_json::from_slice(&body).map_err(|e| Error::malformed(what(), e))?;
+        whole._shards.complete(window.index, Some(1))?;
+        if whole.timed_out || !whole.hits.hits.is_empty() {
+            return Err(Error::Shards {
+                index: window.index.to_string(),
+                failed: 1,
+                total: 1,
+                reason: "the copy does not know the mapping yet".to_owned(),
+            });
+        }
+        Ok(Page {
+            hits: Vec::new(),
+            bytes: body.len(),
+        })
     }
 }
 
@@ -144,6 +174,10 @@ impl Client {
 /// 100 MB.
 fn answer_limit(window: &Window<'_>) -> usize {
     if window.size > 1 { 24 << 20 } else { 256 << 20 }
+}
+
+fn has_no_mapping(reason: &str) -> bool {
+    reason.contains("No mapping found for [_seq_no]")
 }
 
 /// A search in one shard, by the copy on a node if one is named.
@@ -323,6 +357,18 @@ struct Answer<'a> {
     _shards: Shards,
     #[serde(borrow)]
     hits: Hits<'a>,
+}
+
+#[derive(Deserialize)]
+struct Unsorted {
+    timed_out: bool,
+    _shards: Shards,
+    hits: UnsortedHits,
+}
+
+#[derive(Deserialize)]
+struct UnsortedHits {
+    hits: Vec<serde::de::IgnoredAny>,
 }
 
 #[derive(Deserialize)]

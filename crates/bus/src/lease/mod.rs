@@ -175,6 +175,28 @@ impl Lease {
         &self.shared.key
     }
 
+    /// What the publisher before us called the store in which it remembers what it has published.
+    pub fn store_before(&self) -> Option<&str> {
+        self.found.as_ref()?.mark.store.as_deref()
+    }
+
+    /// Says what our store is called. Returns once that is written, so that nothing is published
+    /// before: a successor with another store has to know.
+    pub async fn name_store(&self, name: &str) -> Result<(), Error> {
+        let mut stored = self.stored();
+        self.advance(|mark| mark.store = Some(name.to_owned()));
+        // A write that was under way may say the old name; the one after it does not.
+        for _ in 0..2 {
+            stored.mark_unchanged();
+            self.shared.moved.notify_one();
+            tokio::select! {
+                _ = stored.changed() => {}
+                lost = self.lost() => return Err(lost),
+            }
+        }
+        Ok(())
+    }
+
     /// Changes how far we have come. It is stored a little later.
     pub(crate) fn advance(&self, change: impl FnOnce(&mut Mark)) {
         change(&mut self.shared.mark());

@@ -73,6 +73,9 @@ pub(crate) struct Mark {
     /// For each partition the newest publisher's token and attempt at the floor.
     #[serde(default)]
     pub(crate) fences: BTreeMap<String, (u64, u64)>,
+    /// What a publisher calls the store in which it remembers what it has published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) store: Option<String>,
 }
 
 /// The record.

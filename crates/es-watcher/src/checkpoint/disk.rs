@@ -82,10 +82,8 @@ impl DiskStore {
         match lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
-                return Err(CheckpointError::Open {
+                return Err(CheckpointError::InUse {
                     path: path.to_owned(),
-                    reason: "another process is using it".into(),
-                    remedy: "stop that one first, or choose another folder with --checkpoint-path",
                 });
             }
             Err(fs::TryLockError::Error(error)) => {
@@ -393,10 +391,8 @@ mod tests {
     fn a_store_in_use_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let _held = DiskStore::open(folder.path(), &owner()).unwrap();
-        let error = DiskStore::open(folder.path(), &owner())
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("another process is using it"), "{error}");
+        let error = DiskStore::open(folder.path(), &owner()).unwrap_err();
+        assert!(matches!(error, CheckpointError::InUse { .. }), "{error}");
     }
 
     #[test]

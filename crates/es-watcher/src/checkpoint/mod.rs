@@ -239,6 +239,14 @@ pub enum CheckpointError {
         /// What to do.
         remedy: &'static str,
     },
+    /// Another process has the store open.
+    #[error(
+        "another process is using the checkpoint store {path:?}; stop that one first, or choose another folder with --checkpoint-path"
+    )]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The store is damaged.
     #[error(
         "the checkpoint store {path:?} is damaged: {reason}; restore the folder from a copy, or move \

@@ -26,6 +26,8 @@ const SEQ_NO: u64 = (1 << SEQ_NO_BITS) - 1;
 const MOST_BOOKS: u32 = 1 << (64 - SEQ_NO_BITS);
 /// How many neighbours of a hash are tried when others took its place.
 const PROBES: u64 = 8;
+/// Under which title the ledger's own name stands; no index is called that.
+const NAME: &str = "\0name";
 
 type Table = Database<Bytes, Bytes>;
 
@@ -118,6 +120,25 @@ impl Ledger {
             blocks,
             _folder: folder,
         })
+    }
+
+    /// What tells this ledger from every other, as it was named when it was created.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub fn name(&self) -> Result<String, LedgerError> {
+        let mut name = String::new();
+        self.write(|txn| {
+            let found = self.books.get(txn, NAME)?.map(<[u8]>::to_vec);
+            let is_new = found.is_none();
+            let value = found.unwrap_or_else(|| fastrand::u64(..).to_be_bytes().to_vec());
+            if is_new {
+                self.books.put(txn, NAME, &value)?;
+            }
+            name = format!("{:016x}", number(&value));
+            Ok(())
+        })?;
+        Ok(name)
     }
 
     /// Opens the book of a shard's history, which may be new; `published` says up to where the

@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use model::IndexName;
 use search::{
-    Client, Error, Hit, IndexPatterns, MgetOptions, Replication, Request, ShardStats, Uncapturable,
-    Window,
+    Client, Error, Hit, IndexPatterns, MgetOptions, Replication, Request, ShardCopy, ShardStats,
+    Uncapturable, Window,
 };
 use serde_json::json;
 use testkit::{Product, SearchNode};
@@ -286,5 +286,80 @@ async fn segment_replication_is_recognised() -> Result<()> {
     let found = client.list_indices(&index.as_str().parse()?).await?;
     assert_eq!(found[0].replication, Replication::Segment);
     client.delete_index(&index).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_index_that_has_only_seen_the_delete_of_a_missing_document_is_read_as_empty()
+-> Result<()> {
+    for product in testkit::matrix() {
+        let node = SearchNode::shared(product).await;
+        let (http, client, index) = (node.http(), client(node).await?, index_name("unmapped"));
+        let settings = json!({"settings": {"number_of_shards": 1, "number_of_replicas": 0}});
+        http.put_json(&format!("/{index}"), &settings).await?;
+        let delete = "{\"delete\":{\"_id\":\"missing\"}}\n".to_owned();
+        http.request("POST".parse()?, &format!("/{index}/_bulk"), delete)
+            .await?;
+        client.refresh(&index).await?;
+        let stats = client.shard_stats(&[&index]).await?;
+        assert_eq!(stats[0].global_checkpoint, 0, "{product}: {stats:?}");
+        assert!(read_shard(&client, &index, &stats[0], 10).await?.is_empty());
+        http.delete(&format!("/{index}")).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn blocks_are_counted_and_live_numbers_listed_as_the_shard_holds_them() -> Result<()> {
+    for product in testkit::matrix() {
+        let node = SearchNode::shared(product).await;
+        let (http, client, index) = (node.http(), client(node).await?, index_name("count"));
+        let definition = json!({
+            "settings": {"number_of_shards": 1, "number_of_replicas": 0},
+            "mappings": {"properties": {"n": {"type": "nested"}}}
+        });
+        http.put_json(&format!("/{index}"), &definition).await?;
+        let mut actions = String::new();
+        // Nested documents have the numbers of their parents, and must not be counted.
+        for n in 0..1000 {
+            actions += &format!("{{\"index\":{{\"_id\":\"{n}\"}}}}\n{{\"n\":[{{}},{{}}]}}\n");
+        }
+        for n in (0..1000).step_by(10) {
+            actions += &format!("{{\"delete\":{{\"_id\":\"{n}\"}}}}\n");
+        }
+        actions += "{\"index\":{\"_id\":\"1\"}}\n{}\n";
+        http.post_ndjson(&format!("/{index}/_bulk"), actions)
+            .await?;
+        client.refresh(&index).await?;
+        let stats = client.shard_stats(&[&index]).await?;
+        assert_eq!(stats[0].deletes, 100, "{product}");
+        let copy = ShardCopy {
+            index: &index,
+            shard: 0,
+            node: &stats[0].node,
+        };
+        let counts = client.count_blocks(copy, &(0..=1099), 100).await?;
+        let expected: Vec<(u64, u32)> = (0..10)
+            .map(|block| (block, if block == 0 { 89 } else { 90 }))
+            .collect();
+        assert_eq!(counts, expected, "{product}");
+        let live = client.live_numbers(copy, &[0..=25, 1095..=1100]).await?;
+        let mut expected: Vec<u64> = (0..=25).filter(|n| n % 10 != 0 && *n != 1).collect();
+        expected.push(1100);
+        assert_eq!(live, expected, "{product}");
+        let nowhere = ShardCopy {
+            node: "nobody",
+            ..copy
+        };
+        let error = client
+            .count_blocks(nowhere, &(0..=9), 10)
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, Error::CopyGone { .. }),
+            "{product}: {error}"
+        );
+        http.delete(&format!("/{index}")).await?;
+    }
     Ok(())
 }

@@ -147,6 +147,7 @@ fn of(path: &Path, error: CheckpointError) -> CheckpointError {
             reason,
             remedy,
         },
+        CheckpointError::InUse { .. } => CheckpointError::InUse { path },
         CheckpointError::Damaged { reason, .. } => CheckpointError::Damaged { path, reason },
         CheckpointError::Foreign {
             found, expected, ..

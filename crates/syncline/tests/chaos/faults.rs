@@ -43,8 +43,7 @@ impl fmt::Display for Tally {
 type Actor = (Role, &'static str);
 
 /// Who may be there. All writers have one name and all watchers have one, so that whoever falls
-/// silent has a successor. Half of the time a watcher has none: one with older checkpoints of its
-/// own, taking over, would make good what the first has forgotten to publish.
+/// silent has a successor.
 const CAST: [Actor; 4] = [
     (Role::Writer, "writer-a"),
     (Role::Writer, "writer-b"),
@@ -301,9 +300,10 @@ impl Actors {
     }
 }
 
-fn start(pipeline: &Pipeline, (role, name): (Role, &str)) -> Result<Program> {
+fn start(pipeline: &Pipeline, (role, _): Actor) -> Result<Program> {
     Program::start(match role {
-        Role::Watcher => pipeline.watcher_arguments(name),
+        // The ledger is one, as on one machine, so that whoever takes over knows what was published.
+        Role::Watcher => pipeline.watcher_arguments("watcher"),
         Role::Writer => pipeline.writer_arguments("es-writer"),
     })
 }

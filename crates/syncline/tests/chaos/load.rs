@@ -177,6 +177,9 @@ impl Client {
         if index.routed {
             meta["routing"] = Value::from(format!("r{}", id.len() % 5));
         }
+        if self.random.u32(0..6) == 0 {
+            return format!("{}\n", json!({ "delete": meta }));
+        }
         let mut document = json!({ "client": client, "written": written });
         if self.random.bool() {
             document["text"] = "x".repeat(self.text_size()).into();

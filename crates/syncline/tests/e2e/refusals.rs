@@ -179,9 +179,9 @@ async fn a_checkpoint_store_in_use_is_refused() -> Result<()> {
     let watcher = pipeline.watcher()?;
     watcher.ready().await?;
     let mut second = pipeline.watcher_arguments("watcher");
-    second.extend(["--name".to_owned(), "another".to_owned()]);
+    second.extend(["--name", "another", "--lease", "1s"].map(str::to_owned));
     let ended = run(second).await?;
-    ended.refused(1, &["another process is using it", "--checkpoint-path"])?;
+    ended.refused(1, &["another process is using", "--checkpoint-path"])?;
     watcher.stop().await
 }
 

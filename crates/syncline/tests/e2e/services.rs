@@ -14,7 +14,8 @@ use crate::support::{
     program::{PATIENCE, Program},
 };
 
-/// Writes into a source until told to stop: several tasks that index and update the same documents.
+/// Writes into a source until told to stop: several tasks that index, update and
+/// delete the same documents.
 struct Load(JoinSet<Result<()>>, tokio::sync::watch::Sender<bool>);
 
 impl Load {
@@ -50,7 +51,9 @@ async fn load(
             let id = random.u32(0..3000).to_string();
             written += 1;
             let change = json!({ "by": task, "written": written });
-            let lines = if random.bool() {
+            let lines = if random.u32(0..5) == 0 {
+                format!("{}\n", json!({ "delete": { "_id": id } }))
+            } else if random.bool() {
                 format!("{}\n{change}\n", json!({ "index": { "_id": id } }))
             } else {
                 let update = json!({ "update": { "_id": id, "retry_on_conflict": 20 } });
@@ -168,6 +171,7 @@ async fn of_two_watchers_and_writers_of_one_name_one_stands_by_until_the_other_i
     pipeline.common = vec!["--lease".to_owned(), "2s".to_owned()];
     let (watcher, writer) = (pipeline.watcher()?, pipeline.writer()?);
     until_equal(&source.http(), &target.http(), &index, PATIENCE).await?;
+    // With a folder of its own, as on another machine: what the first has published it cannot know.
     let second_watcher = Program::start(pipeline.watcher_arguments("second"))?;
     let second_writer = pipeline.writer()?;
     for second in [&second_watcher, &second_writer] {
@@ -184,6 +188,9 @@ async fn of_two_watchers_and_writers_of_one_name_one_stands_by_until_the_other_i
     for second in [&second_watcher, &second_writer] {
         second.ready().await?;
     }
+    second_watcher
+        .says(&["kept another ledger", "syncline verify"])
+        .await?;
     writer.signal(Signal::SIGCONT)?;
     until_equal(&source.http(), &target.http(), &index, PATIENCE).await?;
     let mut writer = writer;

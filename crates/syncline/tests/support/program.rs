@@ -67,6 +67,8 @@ pub(crate) async fn run<S: AsRef<str>>(arguments: impl IntoIterator<Item = S>) -
     let folder = tempfile::tempdir()?;
     let child = command(arguments)
         .current_dir(folder.path())
+        // Others run at the same time; a test that means a port says so by a flag.
+        .env("ADMIN_LISTEN", "127.0.0.1:0")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
