@@ -6,7 +6,7 @@ use clap::{Args, Command, FromArgMatches};
 use config::{Resolved, Resolver};
 use runtime::exit::Exit;
 
-use crate::{check, program, reference, sync, up, verify};
+use crate::{check, program, readers, reference, sync, up, verify};
 
 /// The sections a configuration file may have: one for each command that runs for long.
 pub(crate) const SECTIONS: &[&str] = &["es-watcher", "es-writer", "nats-server", "up", "sync"];
@@ -41,6 +41,13 @@ const COMMANDS: &[Entry] = &[
         about: "Checks connections, privileges and storage before a run; changes nothing",
         run: |name, argv| {
             start::<check::Args>(name, argv, |args| program::command(check::run(args)))
+        },
+    },
+    Entry {
+        name: "readers",
+        about: "Lists who reads the stream and how far, or forgets a reader that is gone",
+        run: |name, argv| {
+            start::<readers::Args>(name, argv, |args| program::command(readers::run(args)))
         },
     },
     Entry {

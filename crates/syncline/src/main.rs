@@ -5,6 +5,7 @@ mod check;
 mod cli;
 mod program;
 mod progress;
+mod readers;
 mod reference;
 mod sync;
 mod up;

@@ -7,7 +7,7 @@ use clap::{Args, Command};
 use crate::{
     check, cli,
     program::Service,
-    sync,
+    readers, sync,
     up::{self, NatsServerArgs},
     verify,
 };
@@ -42,6 +42,7 @@ fn page() -> String {
     section::<up::Args>(&mut page, "up");
     section::<verify::Args>(&mut page, "verify");
     section::<check::Args>(&mut page, "check");
+    section::<readers::Args>(&mut page, "readers");
     section::<Service<es_watcher::Args>>(&mut page, "es-watcher");
     section::<Service<es_writer::Args>>(&mut page, "es-writer");
     section::<NatsServerArgs>(&mut page, "nats-server");

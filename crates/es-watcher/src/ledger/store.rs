@@ -633,6 +633,53 @@ mod tests {
         }
     }
 
+    #[test]
+    #[ignore = "a measurement: cargo test -p es-watcher --release --lib -- --ignored --nocapture ledger"]
+    fn what_the_ledger_costs() {
+        const DOCUMENTS: u64 = 1_000_000;
+        const PAGE: u64 = 3000;
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(folder.path()).unwrap();
+        let book = ledger.begin(&shard(0), &history("h"), -1).unwrap().book;
+        let (mut dice, mut seq_no) = (fastrand::Rng::with_seed(1), 0);
+        for what in ["new", "updated"] {
+            let before = testkit::process::Usage::of_this_process().unwrap();
+            let started = std::time::Instant::now();
+            for page in 0..DOCUMENTS / PAGE {
+                let changes: Vec<Change> = (0..PAGE)
+                    .map(|n| {
+                        let document = match what {
+                            "new" => page * PAGE + n,
+                            _ => dice.u64(0..DOCUMENTS),
+                        };
+                        seq_no += 1;
+                        // Twenty characters without order, as the servers' own ids are.
+                        let scrambled = document.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                        change(
+                            &format!("{scrambled:016x}{:04x}", document % 65_536),
+                            seq_no,
+                        )
+                    })
+                    .collect();
+                enter(&ledger, book, &changes, seq_no as i64);
+            }
+            let used = testkit::process::Usage::of_this_process()
+                .unwrap()
+                .since(&before);
+            let size = fs::metadata(folder.path().join("data.mdb")).unwrap().len();
+            println!(
+                "{what}: {:.2} us of CPU a document, {:.0} documents/s, {} bytes a document on disk, {} written",
+                used.cpu().as_secs_f64() * 1e6 / DOCUMENTS as f64,
+                DOCUMENTS as f64 / started.elapsed().as_secs_f64(),
+                size / DOCUMENTS,
+                used.written / DOCUMENTS,
+            );
+        }
+        let started = std::time::Instant::now();
+        let blocks = ledger.counts(book, 0..=SEQ_NO).unwrap().len();
+        println!("{blocks} blocks are listed in {:?}", started.elapsed());
+    }
+
     proptest! {
         /// Against the definition: a map from document to its newest number.
         #[test]

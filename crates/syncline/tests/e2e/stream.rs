@@ -103,3 +103,44 @@ async fn services_wait_for_a_nats_server_that_is_away_and_go_on_when_it_is_back(
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn readers_are_listed_with_what_is_unread_and_one_that_is_gone_can_be_forgotten() -> Result<()>
+{
+    let (source, target) = nodes().await;
+    let index = index_name("readers");
+    corpus::create(&source.http(), &index, 1, false).await?;
+    corpus::index_numbers(&source.http(), &index, 0..100, 0).await?;
+    let pipeline = Pipeline::new(&source.url(), &target.url(), &index).await?;
+    let nats = pipeline.nats.url();
+    let readers = async |arguments: &[&str]| {
+        let arguments = [&["readers"][..], arguments, &["--nats-url", &nats]].concat();
+        run(arguments).await
+    };
+    readers(&[])
+        .await?
+        .refused(1, &["no stream ES_CHANGES", "--stream"])?;
+    let (watcher, writer) = (pipeline.watcher()?, pipeline.writer()?);
+    until_equal(&source.http(), &target.http(), &index, PATIENCE).await?;
+    readers(&["forget", "es-writer"])
+        .await?
+        .refused(1, &["es-writer", "stop it first", "--force"])?;
+    writer.stop().await?;
+    corpus::index_numbers(&source.http(), &index, 0..50, 1).await?;
+    wait_until("the stream holds what nobody reads", PATIENCE, async || {
+        let listed = readers(&["list"]).await;
+        listed.is_ok_and(|listed| {
+            listed.code == Some(0)
+                && listed.stdout.contains("stopped")
+                && listed.stdout.contains("syncline readers forget es-writer")
+        })
+    })
+    .await?;
+    readers(&["forget", "nobody"])
+        .await?
+        .refused(1, &["nobody", "es-writer"])?;
+    readers(&["forget", "es-writer"]).await?.success()?;
+    let listed = readers(&[]).await?.success()?;
+    ensure!(listed.stdout.contains("no reader"), "{listed:?}");
+    watcher.stop().await
+}
