@@ -38,6 +38,10 @@ pub(crate) struct Args {
     /// Most differences of each kind that are listed for an index; all are counted.
     #[arg(long, default_value = "20", value_name = "N")]
     limit: usize,
+    /// Delete at the target what the source does not have: documents that were deleted where no
+    /// watcher could know. Without this flag they are only listed.
+    #[arg(long)]
+    delete_extra: bool,
     /// Compare what is visible without refreshing first.
     #[arg(long)]
     no_refresh: bool,
@@ -101,6 +105,7 @@ async fn compare(args: &Args) -> Result<Report, CommandError> {
     let options = VerifyOptions {
         refresh: !args.no_refresh,
         limit: args.limit,
+        delete_extra: args.delete_extra,
         ..VerifyOptions::default()
     };
     let bar = Arc::new(Bar::new());
@@ -146,8 +151,15 @@ fn print(report: &Report, json: bool) {
     let differing = report.indices.iter().filter(|index| !index.equal()).count();
     let documents: u64 = report.indices.iter().map(|i| i.documents_source).sum();
     match differing {
-        0 => println!("equal: yes ({documents} documents, {count} indices)"),
-        _ => println!("equal: NO ({differing} of {count} indices differ)"),
+        0 => println!("equal: yes ({documents} documents, {})", indices(count)),
+        _ => println!("equal: NO ({differing} of {} differ)", indices(count)),
+    }
+}
+
+fn indices(count: usize) -> String {
+    match count {
+        1 => "1 index".to_owned(),
+        count => format!("{count} indices"),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     gather::{Entries, Summary},
     index::SideIndex,
     look::{Confirmed, confirm},
+    repair::delete_extra,
     scan::{Gather, scan},
     suspect::{Finding, Suspect, findings, suspects},
 };
@@ -55,7 +56,7 @@ impl<'a> Comparison<'a> {
         let mut rest = differing.as_slice();
         let mut passes = 0;
         // Goes on in any case until one difference is certain: all may yet turn out to be equal.
-        while !self.is_any_full() && (passes < PASSES || self.report.differences() == 0) {
+        while self.goes_on(passes) {
             let (now, later) = rest.split_at(fit(rest, self.options.memory));
             if now.is_empty() {
                 break;
@@ -67,6 +68,12 @@ impl<'a> Comparison<'a> {
         }
         self.count_unseen(rest);
         Ok(self.report)
+    }
+
+    /// Whether the buckets are looked into that were not yet.
+    fn goes_on(&self, passes: usize) -> bool {
+        let is_enough = passes >= PASSES && self.report.differences() > 0;
+        self.options.delete_extra || !(self.is_any_full() || is_enough)
     }
 
     /// Finds the buckets that differ, divided until their documents can be held if that helps.
@@ -130,6 +137,11 @@ impl<'a> Comparison<'a> {
         let looked_at = suspects.len();
         let confirmed = confirm(&self.source, &self.target, suspects).await?;
         self.report.settled_meanwhile += (looked_at - confirmed.len()) as u64;
+        if self.options.delete_extra {
+            let suspects = confirmed.iter().map(|confirmed| &confirmed.suspect);
+            let extra: Vec<&Suspect> = suspects.filter(|s| s.source.is_none()).collect();
+            self.report.deleted += delete_extra(&self.source, &self.target, &extra).await?;
+        }
         let mut confirmed = VecDeque::from(confirmed);
         while let Some(first) = confirmed.pop_front() {
             let mut same_id = vec![first];
@@ -195,6 +207,9 @@ impl<'a> Comparison<'a> {
     /// Whether enough differences of this kind are known: at least one, which proves that the sides
     /// differ.
     fn is_full(&self, finding: Finding) -> bool {
+        if self.options.delete_extra {
+            return false; // all of them are wanted
+        }
         let count = match finding {
             Finding::Missing(_) => self.report.missing.count,
             Finding::Extra(_) => self.report.extra.count,

@@ -9,6 +9,7 @@
 //! 2. Otherwise the buckets that differ are read again, divided further while they hold too much,
 //!    and their documents are joined by id and routing (`suspect`).
 //! 3. What differs then is looked at again by id, because it may have been on its way (`look`).
+//! 4. If that is wanted, what only the target has is deleted there (`repair`).
 //!
 //! What is compared is what was there when the comparison began. A document that is written on both
 //! sides while they are read may escape it: whoever needs proof for those stops writing, or compares
@@ -23,6 +24,7 @@ mod gather;
 mod index;
 mod look;
 mod progress;
+mod repair;
 mod report;
 mod scan;
 mod suspect;
@@ -56,6 +58,8 @@ pub struct VerifyOptions {
     pub memory: usize,
     /// How many searches are in flight on each side.
     pub readers: usize,
+    /// Delete what only the target has.
+    pub delete_extra: bool,
 }
 
 impl Default for VerifyOptions {
@@ -66,6 +70,7 @@ impl Default for VerifyOptions {
             diffs: 3,
             memory: 200_000,
             readers: 4,
+            delete_extra: false,
         }
     }
 }

@@ -42,6 +42,8 @@ pub struct IndexReport {
     pub different: Listing<Difference>,
     /// Documents that both have, with another routing.
     pub misrouted: Listing<Misrouted>,
+    /// Documents that only the target had and that were deleted there.
+    pub deleted: u64,
     /// Documents that differed when they were read and were equal at a second look.
     pub settled_meanwhile: u64,
     /// Whether every difference was found and looked at twice. Otherwise there were too many: some
@@ -125,6 +127,7 @@ impl IndexReport {
             extra: Listing::default(),
             different: Listing::default(),
             misrouted: Listing::default(),
+            deleted: 0,
             settled_meanwhile: 0,
             exact: true,
         }
@@ -132,10 +135,11 @@ impl IndexReport {
 
     /// Whether the target has exactly the documents of the source.
     pub fn equal(&self) -> bool {
-        self.target_exists && self.differences() == 0
+        let left = self.differences() - self.extra.count;
+        self.target_exists && left == 0 && self.extra.count == self.deleted
     }
 
-    /// How many differences there are, at least.
+    /// How many differences were found, at least.
     pub fn differences(&self) -> u64 {
         self.missing.count + self.extra.count + self.different.count + self.misrouted.count
     }
@@ -157,7 +161,8 @@ impl fmt::Display for IndexReport {
         match (self.equal(), self.target_exists) {
             (true, _) => write!(
                 f,
-                ": equal, {} documents, {size:.1} MB",
+                ": equal{}, {} documents, {size:.1} MB",
+                if self.deleted > 0 { " now" } else { "" },
                 self.documents_source
             )?,
             (false, true) => write!(
@@ -177,6 +182,9 @@ impl fmt::Display for IndexReport {
         }
         self.section(f, "missing at the target", &self.missing)?;
         self.section(f, "at the target only", &self.extra)?;
+        if self.deleted > 0 {
+            writeln!(f, "    {} of these were deleted there", self.deleted)?;
+        }
         self.section(f, "with another routing", &self.misrouted)?;
         self.section(f, "different", &self.different)
     }

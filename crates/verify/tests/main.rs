@@ -423,3 +423,52 @@ async fn what_is_only_not_refreshed_settles_at_the_second_look() -> Result<()> {
     );
     pair.delete().await
 }
+
+#[tokio::test]
+async fn what_only_the_target_has_is_deleted_on_request_and_nothing_else() -> Result<()> {
+    let pair = Pair::new(Product::Es8, Product::Os2).await?;
+    pair.create((2, 3)).await?;
+    let line = |id: &str, routing: Option<&str>, body: &str| {
+        let mut meta = json!({ "_id": id });
+        if let Some(routing) = routing {
+            meta["routing"] = routing.into();
+        }
+        format!("{}\n{body}\n", json!({ "index": meta }))
+    };
+    let both: String = (0..500)
+        .map(|n| line(&format!("both {n}"), None, "{}"))
+        .collect();
+    pair.both(&both).await?;
+    // More than are ever listed, some with a routing, and one whose namesake has another.
+    let mut extra: String = (0..3000)
+        .map(|n| line(&format!("extra {n}"), (n % 3 == 0).then_some("r"), "{}"))
+        .collect();
+    extra += &line("namesake", Some("there"), "{}");
+    extra += &line("different", None, "{\"n\":[]}");
+    pair.bulk(&pair.at_target, &extra).await?;
+    let source = line("namesake", Some("here"), "{}")
+        + &line("different", None, "{\"big\":1}")
+        + &line("missing", None, "{}");
+    pair.bulk(&pair.at_source, &source).await?;
+    let options = VerifyOptions {
+        limit: 10,
+        delete_extra: true,
+        memory: 1000,
+        ..VerifyOptions::default()
+    };
+    let report = pair.verify_with(&options).await?;
+    assert_eq!(
+        (report.extra.count, report.deleted),
+        (3000, 3001),
+        "{report}"
+    );
+    assert!(!report.equal(), "the rest is left as it is: {report}");
+    let report = pair.verify().await?;
+    let left = (
+        report.missing.count,
+        report.extra.count,
+        report.different.count,
+    );
+    assert_eq!(left, (2, 0, 1), "{report}");
+    pair.delete().await
+}

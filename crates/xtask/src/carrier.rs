@@ -8,6 +8,7 @@ use crate::program::{Program, Service};
 
 const SETTLED: &str = "syncline_writer_changes_total";
 const PUBLISHED: &str = "syncline_watcher_changes_total";
+const DELETES: &str = "syncline_watcher_deletes_total";
 const LOOKS: &str = "syncline_watcher_looks_total";
 const BEHIND: &str = "syncline_watcher_behind_operations";
 
@@ -71,6 +72,11 @@ impl Carrier {
             })?;
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// How many documents the watcher has found to be deleted.
+    pub(crate) async fn deletes(&mut self) -> Result<u64> {
+        self.watcher.metric(DELETES).await
     }
 
     /// Ends them in order.

@@ -13,6 +13,10 @@ use crate::indices::{CHANGED, Index};
 
 /// How often a bulk of changes is sent.
 const TICK: Duration = Duration::from_millis(10);
+/// One change of so many makes a document that is deleted later, and one deletes such a document …
+const PASSING: u64 = 20;
+/// … so many changes later.
+const LIFETIME: u64 = 1000;
 /// How many changes are asked about at a time.
 const ASKED: usize = 200;
 /// How long a change may take.
@@ -61,8 +65,8 @@ impl Changer {
         }
     }
 
-    /// Changes so many documents a second until `end` is ready: half are updated in part, half are new. One change of
-    /// every bulk goes to `samples`.
+    /// Changes so many documents a second until `end` is ready: nearly half are updated in part, nearly half are new, and
+    /// one in twenty is deleted. One change of every bulk goes to `samples`, never of a document that is deleted later.
     pub(crate) async fn run(
         &mut self,
         per_second: u32,
@@ -84,7 +88,7 @@ impl Changer {
             }
             let sample = self.bulk(per_bulk).await?;
             changed.changes += per_bulk;
-            if let Some(samples) = &samples {
+            if let Some((samples, sample)) = samples.as_ref().zip(sample) {
                 samples
                     .send(sample)
                     .await
@@ -95,14 +99,18 @@ impl Changer {
         Ok(changed)
     }
 
-    /// Sends a bulk and returns one of its changes.
-    async fn bulk(&mut self, changes: u64) -> Result<Sample> {
+    /// Sends a bulk and returns one of its changes that can be looked for.
+    async fn bulk(&mut self, changes: u64) -> Result<Option<Sample>> {
         let mut body = String::new();
         let mut picks = Vec::new();
         for _ in 0..changes {
             self.number += 1;
-            let (index, documents) = self.places[self.dice.usize(..self.places.len())];
             let number = self.number;
+            if number.is_multiple_of(PASSING / 2) {
+                body.push_str(&self.passing(number));
+                continue;
+            }
+            let (index, documents) = self.places[self.dice.usize(..self.places.len())];
             let id = if number.is_multiple_of(2) {
                 let id = self.dice.u64(1..=documents).to_string();
                 let action = json!({ "update": { "_index": index.name(), "_id": id } });
@@ -123,13 +131,29 @@ impl Changer {
             .post_ndjson("/_bulk?filter_path=errors,items.*.error", body)
             .await?;
         let acknowledged = Instant::now();
+        if picks.is_empty() {
+            return Ok(None);
+        }
         let (index, id, number) = picks.swap_remove(self.dice.usize(..picks.len()));
-        Ok(Sample {
+        Ok(Some(Sample {
             index,
             id,
             number,
             acknowledged,
-        })
+        }))
+    }
+
+    /// Makes a document that is to be deleted, or deletes the one made a lifetime ago.
+    fn passing(&self, number: u64) -> String {
+        let index = self.places[0].0.name();
+        if number.is_multiple_of(PASSING) {
+            let id = format!("passing-{number}");
+            let action = json!({ "index": { "_index": index, "_id": id } });
+            return format!("{action}\n{{\"{CHANGED}\":{number}}}\n");
+        }
+        let born = number.saturating_sub(PASSING / 2 + LIFETIME);
+        let id = format!("passing-{born}");
+        format!("{}\n", json!({ "delete": { "_index": index, "_id": id } }))
     }
 }
 

@@ -182,6 +182,7 @@ impl Running {
         let copying = self.carrier.began.elapsed();
         let lag = self.changes(&mut changer, steps).await?;
         let settled = self.carrier.caught_up().await?;
+        let deletes = self.carrier.deletes().await?;
         let mut processes = vec![
             ("es-watcher", self.carrier.watcher.process.used()?),
             ("es-writer", self.carrier.writer.process.used()?),
@@ -193,6 +194,7 @@ impl Running {
             copied,
             copying,
             settled,
+            deletes,
             lag,
             processes,
         })

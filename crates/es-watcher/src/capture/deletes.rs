@@ -63,7 +63,9 @@ impl Comparison<'_> {
             }
         }
         *known = kept;
-        let (fewer, unknown) = self.differing().await?;
+        let last = block_of(self.upto);
+        let counted = self.ledger.counts(self.book, 0..=last)?;
+        let (fewer, unknown) = differing(&counted, last, MOST_BUCKETS / 2, self).await?;
         let mut found = Found {
             unknown,
             ..Found::default()
@@ -119,38 +121,6 @@ impl Comparison<'_> {
         Ok(gone)
     }
 
-    /// The blocks with fewer documents than entries, and those with more.
-    async fn differing(&self) -> Result<(Vec<u64>, Vec<u64>), Failed> {
-        let last = block_of(self.upto);
-        let known = self.ledger.counts(self.book, 0..=last)?;
-        let together = (last + 1).div_ceil(MOST_BUCKETS / 2).next_power_of_two();
-        let live = self.count(0..=last, together).await?;
-        if together == 1 {
-            return Ok(compare(&known, &live));
-        }
-        let (mut fewer, more) = compare(&in_groups(&known, together), &live);
-        fewer.extend(more);
-        fewer.sort_unstable();
-        let (mut all_fewer, mut all_more) = (Vec::new(), Vec::new());
-        for group in fewer {
-            let blocks = group * together..=(group * together + together - 1).min(last);
-            let live = self.count(blocks.clone(), 1).await?;
-            let first = known.partition_point(|(block, _)| block < blocks.start());
-            let end = known.partition_point(|(block, _)| block <= blocks.end());
-            let (fewer, more) = compare(&known[first..end], &live);
-            all_fewer.extend(fewer);
-            all_more.extend(more);
-        }
-        Ok((all_fewer, all_more))
-    }
-
-    async fn count(&self, blocks: RangeInclusive<u64>, together: u64) -> Result<Counts, Failed> {
-        let numbers = *numbers_of(*blocks.start()).start()..=*self.numbers(*blocks.end()).end();
-        let size = BLOCK * together;
-        self.search(|client| client.count_blocks(self.copy, &numbers, size))
-            .await
-    }
-
     /// The numbers of a block that are compared.
     fn numbers(&self, block: u64) -> RangeInclusive<u64> {
         let numbers = numbers_of(block);
@@ -170,6 +140,60 @@ impl Comparison<'_> {
         self.capture.cost.add(begun.elapsed());
         Ok(answer?)
     }
+}
+
+/// What can be counted.
+trait Counter {
+    type Error;
+
+    /// How many documents are alive in each group of so many blocks of a range, lowest first; the
+    /// range begins with a group.
+    fn count(
+        &self,
+        blocks: RangeInclusive<u64>,
+        together: u64,
+    ) -> impl Future<Output = Result<Counts, Self::Error>> + Send;
+}
+
+impl Counter for Comparison<'_> {
+    type Error = Failed;
+
+    async fn count(&self, blocks: RangeInclusive<u64>, together: u64) -> Result<Counts, Failed> {
+        let numbers = *numbers_of(*blocks.start()).start()..=*self.numbers(*blocks.end()).end();
+        let size = BLOCK * together;
+        self.search(|client| client.count_blocks(self.copy, &numbers, size))
+            .await
+    }
+}
+
+/// The blocks up to `last` with fewer live documents than entries, and those with more. Where there are
+/// more than `most` of them, they are counted in groups first, and only groups that differ block by
+/// block.
+async fn differing<C: Counter>(
+    known: &[(u64, u32)],
+    last: u64,
+    most: u64,
+    shard: &C,
+) -> Result<(Vec<u64>, Vec<u64>), C::Error> {
+    let together = (last + 1).div_ceil(most).next_power_of_two();
+    let live = shard.count(0..=last, together).await?;
+    if together == 1 {
+        return Ok(compare(known, &live));
+    }
+    let (mut groups, more) = compare(&in_groups(known, together), &live);
+    groups.extend(more);
+    groups.sort_unstable();
+    let (mut all_fewer, mut all_more) = (Vec::new(), Vec::new());
+    for group in groups {
+        let blocks = group * together..=(group * together + together - 1).min(last);
+        let live = shard.count(blocks.clone(), 1).await?;
+        let first = known.partition_point(|(block, _)| block < blocks.start());
+        let end = known.partition_point(|(block, _)| block <= blocks.end());
+        let (fewer, more) = compare(&known[first..end], &live);
+        all_fewer.extend(fewer);
+        all_more.extend(more);
+    }
+    Ok((all_fewer, all_more))
 }
 
 /// The blocks where fewer are alive than known, and those where more are. Both lists are sorted, and
@@ -211,7 +235,50 @@ fn in_groups(counts: &[(u64, u32)], together: u64) -> Counts {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeMap, convert::Infallible};
+
+    use proptest::prelude::*;
+
     use super::*;
+
+    struct Alive(BTreeMap<u64, u32>);
+
+    impl Counter for Alive {
+        type Error = Infallible;
+
+        async fn count(
+            &self,
+            blocks: RangeInclusive<u64>,
+            together: u64,
+        ) -> Result<Counts, Infallible> {
+            let some = self.0.range(blocks).filter(|(_, count)| **count > 0);
+            let some: Counts = some.map(|(block, count)| (*block, *count)).collect();
+            Ok(in_groups(&some, together))
+        }
+    }
+
+    proptest! {
+        /// Counting in groups first finds what counting block by block finds.
+        #[test]
+        fn a_coarse_count_hides_nothing(
+            blocks in proptest::collection::btree_map(0u64..300, (1u32..9, 0u32..9), 0..200),
+            most in 1u64..400,
+        ) {
+            let known: Counts = blocks.iter().map(|(block, (known, _))| (*block, *known)).collect();
+            let live: BTreeMap<u64, u32> = blocks
+                .iter()
+                .map(|(block, (known, missing))| (*block, known.saturating_sub(*missing)))
+                .collect();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let found = runtime.block_on(differing(&known, 299, most, &Alive(live.clone()))).unwrap();
+            let expected: Vec<u64> = known
+                .iter()
+                .filter(|(block, known)| live[block] < *known)
+                .map(|(block, _)| *block)
+                .collect();
+            prop_assert_eq!(found, (expected, vec![]));
+        }
+    }
 
     #[test]
     fn blocks_are_compared_also_where_one_side_has_none() {

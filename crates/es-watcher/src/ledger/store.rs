@@ -200,14 +200,20 @@ impl Ledger {
             let mut entered: Vec<(Book, &Change)> = Vec::with_capacity(hashed.len());
             for (hash, check, book, change) in hashed {
                 let seq_no = change.version.position();
-                let (key, before) = self.place(txn, hash, check)?;
-                if before.is_some_and(|before| before >= seq_no) {
-                    continue; // entered before a restart, or read again
-                }
-                self.seen.put(txn, &key, &pack(check, seq_no))?;
-                if let Some(before) = before {
-                    self.ids.delete(txn, &key_of(book, before))?;
-                    *deltas.entry((book, block_of(before))).or_default() -= 1;
+                let new = pack(check, seq_no);
+                // Most documents are new and have their place to themselves: one descent for those.
+                let own = hash.to_be_bytes();
+                let is_taken = self.seen.get_or_put(txn, &own, &new)?.is_some();
+                if is_taken {
+                    let (key, before) = self.place(txn, hash, check)?;
+                    if before.is_some_and(|before| before >= seq_no) {
+                        continue; // entered before a restart, or read again
+                    }
+                    self.seen.put(txn, &key, &new)?;
+                    if let Some(before) = before {
+                        self.ids.delete(txn, &key_of(book, before))?;
+                        *deltas.entry((book, block_of(before))).or_default() -= 1;
+                    }
                 }
                 *deltas.entry((book, block_of(seq_no))).or_default() += 1;
                 entered.push((book, change));

@@ -185,6 +185,22 @@ async fn a_ledger_that_was_lost_is_said_aloud_and_built_anew() -> Result<()> {
             >= 1.0,
         "no alarm"
     );
+    // What was missed is named, and taken away on request.
+    let (from, to) = (source.url(), target.url());
+    let verify = ["verify", &from, &to, "--indices", &index];
+    let differing = run(verify).await?;
+    ensure!(
+        differing.code == Some(3) && differing.stdout.contains("at the target only: 1"),
+        "{differing:?}"
+    );
+    let repaired = run([&verify[..], &["--delete-extra"]].concat())
+        .await?
+        .success()?;
+    ensure!(
+        repaired.stdout.contains("1 of these were deleted"),
+        "{repaired:?}"
+    );
+    ensure!(assert_equal(&source.http(), &target.http(), &index).await? == 298);
     watcher.stop().await?;
     writer.stop().await
 }

@@ -23,6 +23,8 @@ pub(crate) struct Figures {
     pub(crate) copying: Duration,
     /// Changes written in all.
     pub(crate) settled: u64,
+    /// Deletes among them.
+    pub(crate) deletes: u64,
     pub(crate) lag: Lag,
     pub(crate) processes: Vec<(&'static str, Usage)>,
 }
@@ -64,6 +66,7 @@ impl Figures {
                 format!("{:.0}", self.copied as f64 / seconds),
             ),
             ("changes written in all", self.settled.to_string()),
+            ("deletes among them", self.deletes.to_string()),
             ("lag p50", milliseconds(50.0)),
             ("lag p99", milliseconds(99.0)),
             (
