@@ -20,9 +20,10 @@ use crate::{
 /// Runs what the configuration file has sections for: es-watcher, es-writer, nats-server.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// Configuration file with a section for each part, such as config/example.yaml.
-    #[arg(value_name = "FILE", default_value = "syncline.yaml")]
-    file: PathBuf,
+    /// Configuration file with a section for each part, such as config/example.yaml; if not given, that of
+    /// --config, or syncline.yaml.
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
 }
@@ -80,7 +81,15 @@ impl Parts {
 }
 
 pub(crate) fn run(resolved: Resolved<Args>) -> ExitCode {
-    let parts = match read(&resolved.args.file) {
+    let given = resolved
+        .args
+        .file
+        .as_ref()
+        .or(resolved.config_path.as_ref());
+    let file = given
+        .cloned()
+        .unwrap_or_else(|| PathBuf::from("syncline.yaml"));
+    let parts = match read(&file) {
         Ok(parts) => parts,
         Err(error) => return ExitCode::from(error.report()),
     };
@@ -91,8 +100,7 @@ pub(crate) fn run(resolved: Resolved<Args>) -> ExitCode {
     let args = resolved.args;
     if parts.watcher.is_none() && parts.writer.is_none() {
         eprintln!(
-            "error: {:?} has neither a section es-watcher nor es-writer: there is nothing to run",
-            args.file
+            "error: {file:?} has neither a section es-watcher nor es-writer: there is nothing to run"
         );
         return Exit::Usage.into();
     }

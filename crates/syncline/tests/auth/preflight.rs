@@ -1,6 +1,9 @@
 //! `check` where nothing is secured: every product, indices that cannot be captured, NATS, folders.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use bus::{ConnectOptions, StreamSpec, stream};
@@ -193,11 +196,15 @@ async fn a_checkpoint_folder_is_looked_into_without_being_touched() -> Result<()
 }
 
 /// Every file of a folder with its bytes.
-fn contents(folder: &Path) -> Result<Vec<(std::ffi::OsString, Vec<u8>)>> {
+fn contents(folder: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        files.push((entry.file_name(), fs::read(entry.path())?));
+        let path = entry?.path();
+        if path.is_dir() {
+            files.extend(contents(&path)?);
+        } else {
+            files.push((path.clone(), fs::read(&path)?));
+        }
     }
     files.sort();
     Ok(files)
