@@ -17,7 +17,7 @@ use crate::{
 /// How to look documents up.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MgetOptions<'a> {
-    /// Return the documents too.
+    /// Return the documents too. Without them some servers leave out the routing as well.
     pub source: bool,
     /// The id of the node whose copies answer; any copy without it.
     pub node: Option<&'a str>,
@@ -32,7 +32,7 @@ pub struct Found {
     pub version: Option<u64>,
     /// The number of the operation that wrote it.
     pub seq_no: Option<u64>,
-    /// The routing it was written with.
+    /// The routing it was written with; only certain where the document was asked for too.
     pub routing: Option<String>,
     /// Its `_source`, a slice of the answer, when asked for.
     pub source: Option<Bytes>,

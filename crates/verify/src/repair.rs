@@ -24,7 +24,11 @@ pub(crate) async fn delete_extra(
         .iter()
         .map(|suspect| (&suspect.id, suspect.routing.as_deref()))
         .collect();
-    let options = MgetOptions::default();
+    // With the documents: without them servers do not say the routing either.
+    let options = MgetOptions {
+        source: true,
+        node: None,
+    };
     let at_target = target
         .patiently(|| target.client.mget(&target.name, &ids, options))
         .await?;
