@@ -179,12 +179,36 @@ mod tests {
         written: i64,
         /// What every copy has.
         checkpoint: i64,
+        /// What a look-up sees: the slowest copy that has everything up to the checkpoint.
+        copy: BTreeMap<u8, i64>,
         ledger: BTreeMap<u8, i64>,
         read: i64,
-        /// Document -> version; no tombstones are kept.
-        target: BTreeMap<u8, i64>,
+        /// One that keeps its tombstones, and one that has forgotten them.
+        targets: [Target; 2],
         /// What is published, in order: document, version, whether it is there.
         log: Vec<(u8, i64, bool)>,
+    }
+
+    #[derive(Default)]
+    struct Target {
+        documents: BTreeMap<u8, i64>,
+        tombstones: Option<BTreeMap<u8, i64>>,
+    }
+
+    impl Target {
+        /// Strict for documents, not below for deletes.
+        fn apply(&mut self, document: u8, version: i64, there: bool) {
+            let tombstone = self.tombstones.as_ref().and_then(|t| t.get(&document));
+            let held = self.documents.get(&document).max(tombstone).copied();
+            if there && held.is_none_or(|held| version > held) {
+                self.documents.insert(document, version);
+            } else if !there && held.is_none_or(|held| version >= held) {
+                self.documents.remove(&document);
+                if let Some(tombstones) = &mut self.tombstones {
+                    tombstones.insert(document, version);
+                }
+            }
+        }
     }
 
     #[derive(Debug, Clone)]
@@ -244,25 +268,18 @@ mod tests {
             for suspect in suspects {
                 let document: u8 = suspect.id.as_str().parse().unwrap();
                 let known = self.ledger.get(&document) == Some(&(suspect.seq_no as i64));
-                if known && !self.alive.contains_key(&document) {
+                if known && !self.copy.contains_key(&document) {
                     self.ledger.remove(&document);
                     self.log.push((document, ceiling as i64, false));
                 }
             }
         }
 
-        /// The target takes the log: strict for documents, not below for deletes.
+        /// The targets take the log.
         fn apply(&mut self) {
             for (document, version, there) in self.log.drain(..) {
-                let held = self.target.get(&document).copied();
-                match there {
-                    true if held.is_none_or(|held| version > held) => {
-                        self.target.insert(document, version);
-                    }
-                    false if held.is_some_and(|held| version >= held) => {
-                        self.target.remove(&document);
-                    }
-                    _ => {}
+                for target in &mut self.targets {
+                    target.apply(document, version, there);
                 }
             }
         }
@@ -285,6 +302,7 @@ mod tests {
         fn every_delete_arrives_and_none_beats_a_later_re_creation(events in events()) {
             let start = Instant::now();
             let mut world = World { written: -1, checkpoint: -1, read: -1, ..World::default() };
+            world.targets[0].tombstones = Some(BTreeMap::new());
             let mut hunt = Hunt::new(start, Duration::ZERO);
             let quiet = std::iter::repeat_n([Event::Replicate, Event::Look], 6).flatten();
             for (tick, event) in events.into_iter().chain(quiet).enumerate() {
@@ -298,7 +316,10 @@ mod tests {
                         world.written += 1; // also where there is nothing to delete
                         world.alive.remove(&document);
                     }
-                    Event::Replicate => world.checkpoint = world.written,
+                    Event::Replicate => {
+                        world.checkpoint = world.written;
+                        world.copy = world.alive.clone();
+                    }
                     Event::Look => {
                         let standing = world.standing(now);
                         world.read();
@@ -314,13 +335,17 @@ mod tests {
                     }
                 }
                 world.apply();
-                for (document, version) in &world.alive {
-                    let at_target = world.target.get(document).copied().unwrap_or(-1);
-                    prop_assert!(*version > world.read || at_target == *version,
-                        "document {} is lost: {:?}", document, world.target);
+                for (target, (document, version)) in
+                    world.targets.iter().flat_map(|t| world.alive.iter().map(move |d| (t, d)))
+                {
+                    let held = target.documents.get(document);
+                    prop_assert!(*version > world.read || held == Some(version),
+                        "document {} is lost: {:?}", document, target.documents);
                 }
             }
-            prop_assert_eq!(&world.target, &world.alive);
+            for target in &world.targets {
+                prop_assert_eq!(&target.documents, &world.alive);
+            }
         }
     }
 
