@@ -236,6 +236,35 @@ async fn a_late_message_of_an_earlier_publisher_is_not_delivered() {
 }
 
 #[tokio::test]
+async fn a_late_message_of_an_earlier_attempt_is_not_delivered() {
+    let log = Log::shared().await;
+    let mut sink = log.sink();
+    for (number, attempt) in [(0, 0), (1, 1)] {
+        let batch = batch("a", number, 1, 10);
+        let published = crate::support::try_publish(&mut sink, &batch, attempt).await;
+        published.unwrap();
+    }
+    // What the network had kept of the first attempt.
+    let jetstream = log.bus.jetstream();
+    let stream = jetstream.get_stream(&log.stream).await.unwrap();
+    let mut late = stream.get_raw_message(1).await.unwrap();
+    late.headers.insert("Nats-Msg-Id", "late");
+    let stored = jetstream
+        .publish_with_headers(late.subject, late.headers, late.payload)
+        .await
+        .unwrap();
+    assert_eq!(stored.await.unwrap().sequence, 3);
+    publish(&mut sink, &batch("a", 2, 1, 10)).await;
+    let mut reader = log.reader("r").await;
+    for wanted in [0, 1] {
+        assert_eq!(ids(&next_batch(&mut reader).await.1), [wanted]);
+    }
+    let late = next(&mut reader).await;
+    assert!(matches!(late.payload, Payload::Nothing), "{late:?}");
+    assert_eq!(ids(&next_batch(&mut reader).await.1), [2]);
+}
+
+#[tokio::test]
 async fn what_somebody_else_published_is_delivered_as_unreadable() {
     let log = Log::shared().await;
     let subject = format!("es.{}.a.index", log.tenant);
