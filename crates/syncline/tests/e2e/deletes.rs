@@ -90,6 +90,40 @@ async fn what_is_deleted_while_the_watcher_is_dead_is_missed_by_its_successor() 
 }
 
 #[tokio::test]
+async fn a_delete_that_was_found_and_not_yet_stored_is_found_again_after_a_kill() -> Result<()> {
+    let (source, target) = nodes().await;
+    let index = index_name("found");
+    corpus::create(&source.http(), &index, 1, false).await?;
+    corpus::index_padded(&source.http(), &index, 0..1000, 100).await?;
+    let mut pipeline = Pipeline::new(&source.url(), &target.url(), &index).await?;
+    pipeline.common = vec!["--lease".to_owned(), "2s".to_owned()];
+    let mut arguments = pipeline.watcher_arguments("watcher");
+    arguments.extend(["--stream-max-bytes", "1MB", "--zstd-level", "0"].map(str::to_owned));
+    let (watcher, writer) = (Program::start(&arguments)?, pipeline.writer()?);
+    until_equal(&source.http(), &target.http(), &index, PATIENCE).await?;
+    writer.stop().await?;
+    // The stream is full, so the deletes that the watcher finds stay in its hands.
+    corpus::index_padded(&source.http(), &index, 1000..2500, 1000).await?;
+    watcher.readiness_is(503, "full").await?;
+    delete_by_query(
+        &source.http(),
+        &index,
+        json!({ "range": { "number": { "lt": 100 } } }),
+    )
+    .await?;
+    wait_until("the deletes are found", PATIENCE, async || {
+        let found = watcher.metric("syncline_watcher_deletes_total").await;
+        found.is_ok_and(|found| found >= 100.0)
+    })
+    .await?;
+    watcher.kill().await?;
+    let (watcher, writer) = (Program::start(&arguments)?, pipeline.writer()?);
+    ensure!(until_equal(&source.http(), &target.http(), &index, PATIENCE).await? == 2400);
+    watcher.stop().await?;
+    writer.stop().await
+}
+
+#[tokio::test]
 async fn a_repeated_copy_with_a_checkpoint_folder_carries_deletes_and_one_without_does_not()
 -> Result<()> {
     let (source, target) = nodes().await;
