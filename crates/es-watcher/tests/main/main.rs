@@ -116,3 +116,64 @@ async fn nothing_is_missed_with_segment_replication_when_a_primary_is_killed() -
     });
     survives_failover(Product::Os2, settings).await
 }
+
+/// With an asynchronous translog the global checkpoint stands still until the next sync. What is above
+/// it can be searched, and may vanish with the node: it must not be captured.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_above_the_global_checkpoint_is_captured() -> Result<()> {
+    for product in [Product::Es8, Product::Os2] {
+        let node = SearchNode::shared(product).await;
+        let (waits, marker) = (unique_name("async"), unique_name("marker"));
+        let asynchronous = json!({
+            "number_of_shards": 1, "number_of_replicas": 0,
+            "translog.durability": "async", "translog.sync_interval": "600s",
+        });
+        create(node, &waits, asynchronous).await?;
+        create(
+            node,
+            &marker,
+            json!({ "number_of_shards": 1, "number_of_replicas": 0 }),
+        )
+        .await?;
+        let follower = Follower::start(
+            &node.url(),
+            &format!("{waits},{marker}"),
+            SourceRefresh::Force,
+        )
+        .await;
+        let write = async |index: &str, id: &str| {
+            let body = format!("{{\"index\":{{\"_id\":\"{id}\"}}}}\n{{\"n\":1}}\n");
+            let path = format!("/{index}/_bulk?refresh=true");
+            node.http().post_ndjson(&path, body).await
+        };
+        for round in 0..10 {
+            write(&waits, &format!("above {round}")).await?;
+            // Written later and captured: the watcher has looked at the first since.
+            let id = format!("marker {round}");
+            write(&marker, &id).await?;
+            wait_until(
+                "the marker is captured",
+                Duration::from_secs(60),
+                || async { follower.captured().contains_key(&id) },
+            )
+            .await?;
+            let captured = follower.captured();
+            assert!(
+                captured.keys().all(|id| id.starts_with("marker")),
+                "{product}: {captured:?}"
+            );
+        }
+        let flush = format!("/{waits}/_flush?force=true");
+        node.http().post_json(&flush, &json!(null)).await?;
+        write(&waits, "last").await?;
+        node.http().post_json(&flush, &json!(null)).await?;
+        wait_until(
+            "what is synced is captured",
+            Duration::from_secs(60),
+            || async { follower.captured().len() == 21 },
+        )
+        .await?;
+        follower.stop().await;
+    }
+    Ok(())
+}
