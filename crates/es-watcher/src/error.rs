@@ -33,7 +33,7 @@ pub enum WatchError {
     },
 }
 
-/// What a cluster's error means for the capture. A refused refresh comes with the way around it.
+/// What a cluster's error means for the capture. What can be done without comes with the way around it.
 pub(crate) fn fault(error: Error) -> Fault {
     match (retry::classify(&error), &error) {
         (retry::Decision::Retry, _) => Fault::retry(error),
@@ -43,6 +43,10 @@ pub(crate) fn fault(error: Error) -> Fault {
              index refreshes by itself"
             ))
         }
+        (_, Error::Forbidden { action, .. }) if action.contains("mget") => Fault::fatal(format!(
+            "{error}. Without it, run with --deletes off: what is deleted at the source then stays at \
+             the target"
+        )),
         _ => Fault::fatal(error),
     }
 }

@@ -133,7 +133,21 @@ pub(crate) fn error(
 
 /// What it means that one item of a request was forbidden: so are all like it, until a role changes.
 pub(crate) fn forbidden_item(request: String, reason: &str) -> Error {
-    forbidden(&"the user of this connection", request, reason)
+    let who = match refused_user(reason) {
+        Some(user) => Identity::User(user.to_owned()).to_string(),
+        None => "the user of this connection".to_owned(),
+    };
+    forbidden(&who, request, reason)
+}
+
+/// The user in a security plugin's sentence: `… for user [U] …` (Elasticsearch), `… and User [name=U,
+/// …` (OpenSearch).
+fn refused_user(reason: &str) -> Option<&str> {
+    let (_, user) = reason
+        .split_once("User [name=")
+        .or_else(|| reason.split_once("for user ["))?;
+    let end = user.find([',', ']'])?;
+    Some(&user[..end])
 }
 
 fn forbidden(who: &impl ToString, request: String, reason: &str) -> Error {
@@ -197,6 +211,20 @@ mod tests {
             because no identity-based policy allows it";
         assert_eq!(refused_action(amazon), Some("es:ESHttpGet"));
         assert_eq!(refused_action("Forbidden"), None);
+    }
+
+    #[test]
+    fn an_item_that_is_refused_names_the_user_where_the_server_does() {
+        let open = "no permissions for [indices:data/read/mget[shard]] and User [name=reader, \
+            backend_roles=[], requestedTenant=null]";
+        let elastic = "action [indices:data/read/mget[shard]] is unauthorized for user [reader] with \
+            effective roles [r]";
+        for reason in [open, elastic] {
+            let error = forbidden_item("POST /a/_mget".to_owned(), reason).to_string();
+            assert!(error.starts_with("user \"reader\" may not do"), "{error}");
+        }
+        let error = forbidden_item("POST /a/_mget".to_owned(), "no").to_string();
+        assert!(error.starts_with("the user of this connection"), "{error}");
     }
 
     #[test]

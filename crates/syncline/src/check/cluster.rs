@@ -88,7 +88,8 @@ pub(crate) async fn read_one(
     client.read_window(&window).await.map(drop)
 }
 
-/// Looks up a document that is not there by its id, as `verify` does where the sides differ.
+/// Looks up a document that is not there by its id, as the search for deletes does, and `verify` where
+/// the sides differ.
 pub(crate) async fn look_up<'a>(
     client: &Client,
     indices: impl Iterator<Item = &'a IndexName>,

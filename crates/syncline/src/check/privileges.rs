@@ -20,13 +20,14 @@ const ROLES: [Role; 3] = [
         name: "syncline-source",
         purpose: "the source of sync or es-watcher",
         open_search: (
-            &["cluster:monitor/main"],
+            &["cluster:monitor/main", "indices:data/read/mget"],
             &[
                 "indices:admin/get",
                 "indices:monitor/stats",
                 "indices:admin/refresh",
                 "indices:admin/refresh[s]",
                 "indices:data/read/search",
+                "indices:data/read/mget[shard]",
             ],
         ),
         elasticsearch: (
@@ -102,7 +103,9 @@ pub(crate) fn page(indices: &IndexPatterns, json: bool) -> String {
         ));
     }
     page.push_str(
-        "Without the refresh privilege (indices:admin/refresh, maintenance) run with --source-refresh natural, and verify with --no-refresh.\n",
+        "Without the refresh privilege (indices:admin/refresh, maintenance) run with --source-refresh natural, and verify with --no-refresh.\n\
+         Without indices:data/read/mget at the source run with --deletes off: what is deleted there then stays at the target.\n\
+         verify --delete-extra needs syncline-target's privileges at the target too.\n",
     );
     page
 }

@@ -33,7 +33,7 @@ pub(crate) async fn look(
         if let Some(stats) = statistics(report, &client, indices).await {
             reading(report, &client, indices, &stats).await;
             let names = indices.iter().map(|index| &index.name);
-            cluster::comparing(report, "source", cluster::look_up(&client, names).await);
+            looking_up(report, cluster::look_up(&client, names).await);
         }
     }
     Some(Source { client, indices })
@@ -216,4 +216,21 @@ async fn reading(
         WHAT,
         "documents with _source and _seq_no, from each primary's node (indices:data/read/search)",
     );
+}
+
+/// Deletes are told from changes by looking documents up.
+fn looking_up(report: &mut Report, outcome: Result<(), Error>) {
+    const WHAT: &str = "source deletes";
+    match outcome {
+        Ok(()) => report.ok(
+            WHAT,
+            "documents may be looked up (indices:data/read/mget), as `syncline verify` does too",
+        ),
+        Err(error @ Error::Forbidden { .. }) => report.fail(
+            WHAT,
+            error,
+            "or run with --deletes off: what is deleted at the source then stays at the target",
+        ),
+        Err(error) => report.fail(WHAT, &error, remedy(&error)),
+    }
 }

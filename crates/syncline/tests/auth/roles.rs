@@ -140,7 +140,43 @@ async fn the_printed_roles_are_enough_for_watcher_and_writer() -> Result<()> {
             found.is_ok_and(|found| found["_source"]["field"] == "new")
         };
         wait_until("the change has arrived", WITHIN, arrived).await?;
+        here.delete(&format!("/{name}/_doc/new")).await?;
+        let gone = async || {
+            let path = format!("/{name}/_doc/new");
+            let found = there.request("GET".parse().unwrap(), &path, "").await;
+            found.is_ok_and(|(status, _)| status == 404)
+        };
+        wait_until("the delete has arrived", WITHIN, gone).await?;
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_the_privilege_to_look_up_a_delete_ends_the_run_with_the_way_around_it()
+-> Result<()> {
+    let pair = Pair::start().await;
+    let name = index(pair.secured, "lookup").await?;
+    let role = printed("syncline-source", &name).await?;
+    let lacking = reduced(&role)
+        .into_iter()
+        .find(|(privilege, _)| privilege == "indices:data/read/mget");
+    let user = pair.user(&lacking.unwrap().1).await?;
+    let folder = tempfile::tempdir()?;
+    let mut sync = vec![
+        "sync".to_owned(),
+        pair.secured.url(),
+        pair.plain.url(),
+        format!("--indices={name}"),
+        format!("--checkpoint-path={}", folder.path().display()),
+    ];
+    sync.extend(pair.login("source", &user, PASSWORD));
+    syncline(&sync).await?.ended(0);
+    let path = format!("/{name}/_doc/id 1").replace(' ', "%20");
+    pair.secured.http().delete(&path).await?;
+    let says = [&user, "indices:data/read/mget", "--deletes off"];
+    syncline(&sync).await?.failed_saying(&says);
+    sync.push("--deletes=off".to_owned());
+    syncline(&sync).await?.ended(0);
     Ok(())
 }
 
