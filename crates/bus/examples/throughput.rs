@@ -74,6 +74,7 @@ async fn publish(
         token: 1,
         tenure: Tenure::unlimited(),
         ack_timeout: Duration::from_secs(30),
+        newest: None,
     };
     let mut sink = JetStreamSink::new(bus, options);
     let measure = Measure::start()?;

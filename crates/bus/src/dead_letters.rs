@@ -151,7 +151,7 @@ impl JetStreamDeadLetters {
         headers.insert(SEQUENCE_HEADER, letter.sequence.to_string());
         headers.insert(STREAM_HEADER, self.from.as_str());
         headers.insert(SUBJECT_HEADER, header_text(&part.original));
-        headers.insert(PARKED_HEADER, crate::lease::now_ms().to_string());
+        headers.insert(PARKED_HEADER, model::now_ms().to_string());
         if let Some(change) = &letter.change {
             headers.insert(VERSION_HEADER, change.version.to_string());
         }

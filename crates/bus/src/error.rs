@@ -84,6 +84,14 @@ pub enum Error {
         read: u64,
         what: String,
     },
+    #[error(
+        "the stream {stream} has lost its end: it had acknowledged this publisher's messages up to {had}, and now it {what}; that happens when a server loses power before it has synced (see sync_interval). What was lost is published again"
+    )]
+    LostAcknowledged {
+        stream: String,
+        had: u64,
+        what: String,
+    },
     #[error("message {sequence} of the stream {stream}: {reason}")]
     Newer {
         stream: String,
@@ -97,6 +105,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::Unreachable { .. }
+            | Error::LostAcknowledged { .. }
             | Error::StreamFull { .. }
             | Error::NoRoom { .. }
             | Error::Request { .. }

@@ -27,6 +27,7 @@ pub mod stream;
 
 mod args;
 mod connection;
+mod ending;
 mod error;
 mod inbound;
 mod lease;
@@ -37,6 +38,7 @@ mod sink;
 pub use args::NatsArgs;
 pub use connection::{Bus, ConnectOptions, until_answered};
 pub use dead_letters::JetStreamDeadLetters;
+pub use ending::{Acknowledged, Ending, Stored, look as look_at_ending};
 pub use error::Error;
 pub use lease::{Lease, LeaseOptions, ReaderStatus, Role, forget_reader, readers};
 pub use purge::{Purged, purge_settled};

@@ -26,13 +26,13 @@ use async_nats::{
     },
 };
 use model::{
-    Batch, Root, Tenant,
+    Batch, Root, Tenant, now_ms,
     wire::{Encoder, Message},
 };
 use pipeline::{Fault, MessageSink, Tenure};
 use tokio::time::{Instant, timeout_at};
 
-use crate::{Bus, Error, lease::now_ms};
+use crate::{Acknowledged, Bus, Error, Stored};
 
 /// The header with the publisher's fencing token.
 pub(crate) const TOKEN_HEADER: &str = "Syncline-Token";
@@ -65,6 +65,8 @@ pub struct SinkOptions {
     pub tenure: Tenure,
     /// How long the stream may take to acknowledge a batch.
     pub ack_timeout: Duration,
+    /// The newest message that the stream has acknowledged to this publisher before.
+    pub newest: Option<Stored>,
 }
 
 /// What was published, by one sink and its clones of statistics.
@@ -104,6 +106,7 @@ pub struct JetStreamSink {
     /// Tells the messages of this process apart.
     counter: u64,
     attempts: Attempts,
+    acknowledged: Arc<Acknowledged>,
     stats: Arc<SinkStats>,
 }
 
@@ -122,6 +125,7 @@ impl JetStreamSink {
             counter: 0,
             attempts: Attempts::from(now_ms()),
             stats: Arc::default(),
+            acknowledged: Arc::new(Acknowledged::new(&options.stream, options.newest.clone())),
             options: Arc::new(options),
             bus: bus.clone(),
         }
@@ -132,13 +136,16 @@ impl JetStreamSink {
         Arc::clone(&self.stats)
     }
 
-    async fn send(
-        &mut self,
-        message: Message,
-        attempt: u64,
-    ) -> Result<(String, PublishAckFuture), Error> {
+    /// What the stream has acknowledged; grows with every receipt.
+    pub fn acknowledged(&self) -> Arc<Acknowledged> {
+        Arc::clone(&self.acknowledged)
+    }
+
+    async fn send(&mut self, message: Message, attempt: u64) -> Result<Sent, Error> {
         let subject = message.subject.to_string();
-        let headers = self.headers(&message, attempt);
+        self.counter += 1;
+        let message_id = format!("{}-{}", self.run, self.counter);
+        let headers = self.headers(&message, &message_id, attempt);
         self.stats.messages.fetch_add(1, Relaxed);
         self.stats
             .wire_bytes
@@ -148,7 +155,11 @@ impl JetStreamSink {
             .headers(headers)
             .payload(message.body);
         match self.context.send_publish(subject.clone(), publish).await {
-            Ok(ack) => Ok((subject, ack)),
+            Ok(ack) => Ok(Sent {
+                subject,
+                message_id,
+                ack,
+            }),
             Err(error) => Err(publish_error(
                 &self.bus,
                 &self.options.stream,
@@ -159,10 +170,9 @@ impl JetStreamSink {
         }
     }
 
-    fn headers(&mut self, message: &Message, attempt: u64) -> HeaderMap {
-        self.counter += 1;
+    fn headers(&self, message: &Message, message_id: &str, attempt: u64) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        headers.insert(NATS_MESSAGE_ID, format!("{}-{}", self.run, self.counter));
+        headers.insert(NATS_MESSAGE_ID, message_id);
         headers.insert(NATS_EXPECTED_STREAM, self.options.stream.as_str());
         headers.insert(TOKEN_HEADER, self.options.token.to_string());
         headers.insert(ATTEMPT_HEADER, attempt.to_string());
@@ -193,6 +203,7 @@ impl MessageSink for JetStreamSink {
         let confirmation = Confirmation {
             bus: self.bus.clone(),
             options: Arc::clone(&self.options),
+            acknowledged: Arc::clone(&self.acknowledged),
             losses,
             denials,
             deadline,
@@ -243,18 +254,26 @@ impl Future for Receipt {
     }
 }
 
+/// A message that is not acknowledged yet.
+struct Sent {
+    subject: String,
+    message_id: String,
+    ack: PublishAckFuture,
+}
+
 struct Confirmation {
     bus: Bus,
     options: Arc<SinkOptions>,
+    acknowledged: Arc<Acknowledged>,
     losses: tokio::sync::watch::Receiver<u64>,
     denials: tokio::sync::watch::Receiver<u64>,
     deadline: Instant,
 }
 
 impl Confirmation {
-    async fn of(mut self, acks: Vec<(String, PublishAckFuture)>) -> Result<(), Fault> {
-        for (subject, ack) in acks {
-            self.one(&subject, ack).await?;
+    async fn of(mut self, messages: Vec<Sent>) -> Result<(), Fault> {
+        for sent in messages {
+            self.one(sent).await?;
         }
         if self.options.tenure.remaining() == Some(Duration::ZERO) {
             return Err(Fault::fatal(
@@ -265,9 +284,9 @@ impl Confirmation {
         Ok(())
     }
 
-    async fn one(&mut self, subject: &str, ack: PublishAckFuture) -> Result<(), Error> {
-        let stream = &self.options.stream;
-        let mut ack = ack.into_future();
+    async fn one(&mut self, sent: Sent) -> Result<(), Error> {
+        let (stream, subject) = (&self.options.stream, &sent.subject);
+        let mut ack = sent.ack.into_future();
         loop {
             let acked = tokio::select! {
                 biased;
@@ -281,7 +300,7 @@ impl Confirmation {
                 },
             };
             return match acked {
-                Ok(Ok(_)) => Ok(()),
+                Ok(Ok(stored)) => self.acknowledged.note(stored.sequence, sent.message_id),
                 Ok(Err(error)) => Err(publish_error(&self.bus, stream, subject, 0, &error)),
                 Err(_) => Err(unanswered(&self.bus, stream, subject)),
             };

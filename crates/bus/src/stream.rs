@@ -10,7 +10,10 @@ use std::time::Duration;
 use async_nats::jetstream::{
     context::{GetStreamErrorKind, RequestErrorKind},
     response::Response,
-    stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType},
+    stream::{
+        Config, DiscardPolicy, Info, RawMessageError, RawMessageErrorKind, RetentionPolicy,
+        StorageType,
+    },
 };
 
 use crate::{Bus, Error, error};
@@ -301,6 +304,15 @@ pub(crate) fn get_error(
         }
         GetStreamErrorKind::JetStream(error) => error::refused(bus.server_host(), &what, &error),
         _ => Error::request(what, error),
+    }
+}
+
+/// Whether a message is no longer there.
+pub(crate) fn is_not_found(error: &RawMessageError) -> bool {
+    match error.kind() {
+        RawMessageErrorKind::NoMessageFound => true,
+        RawMessageErrorKind::JetStream(answer) => answer.code() == 404,
+        _ => false,
     }
 }
 

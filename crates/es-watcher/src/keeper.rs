@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use bus::Acknowledged;
 use pipeline::Fault;
 use runtime::backoff::Backoff;
 use tokio::{sync::watch, task::JoinHandle};
@@ -25,6 +26,17 @@ const STORE_AGAIN: Duration = Duration::from_secs(1);
 type Positions = HashMap<Arc<ShardKey>, Checkpoint>;
 type Waiting = Arc<Mutex<Vec<Arc<Gone>>>>;
 
+/// What a watcher remembers of what it has published.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    /// How far each shard is published.
+    pub checkpoints: Checkpoints,
+    /// Which documents; deletes are noticed with it only.
+    pub ledger: Option<Ledger>,
+    /// What the log has acknowledged, where it may lose its end.
+    pub log: Option<Arc<Acknowledged>>,
+}
+
 /// Takes confirmed positions and stores them a little later.
 #[derive(Debug)]
 pub(crate) struct Keeper {
@@ -35,16 +47,11 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    pub(crate) fn start(
-        checkpoints: Checkpoints,
-        ledger: Option<Ledger>,
-        observer: Arc<dyn SourceObserver>,
-    ) -> Keeper {
+    pub(crate) fn start(memory: Memory, observer: Arc<dyn SourceObserver>) -> Keeper {
         let (positions, changes) = watch::channel(HashMap::new());
         let gone = Waiting::default();
         let stores = Stores {
-            checkpoints,
-            ledger,
+            memory,
             gone: Arc::clone(&gone),
         };
         Keeper {
@@ -81,8 +88,7 @@ impl Keeper {
 
 #[derive(Clone)]
 struct Stores {
-    checkpoints: Checkpoints,
-    ledger: Option<Ledger>,
+    memory: Memory,
     gone: Waiting,
 }
 
@@ -126,12 +132,16 @@ impl Stores {
     fn store(&self, positions: &[Checkpoint]) -> Result<(), Fault> {
         let waiting = || self.gone.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = mem::take(&mut *waiting());
-        if let Some(ledger) = self.ledger.as_ref().filter(|_| !gone.is_empty())
-            && let Err(error) = ledger.forget(&gone)
+        // Asked for after they were confirmed: nothing of them is above it.
+        let newest = self.memory.log.as_ref().and_then(|log| log.newest());
+        let number = newest.as_ref().map(|newest| newest.sequence);
+        if let Some(ledger) = self.memory.ledger.as_ref().filter(|_| !gone.is_empty())
+            && let Err(error) = ledger.forget(&gone, number)
         {
             waiting().extend(gone);
             return Err(Fault::retry(error));
         }
-        self.checkpoints.commit(positions).map_err(Fault::retry)
+        let stored = self.memory.checkpoints.commit(positions, newest.as_ref());
+        stored.map_err(Fault::retry)
     }
 }

@@ -10,6 +10,7 @@ mod config;
 mod error;
 mod keeper;
 mod ledger;
+mod lmdb;
 mod metrics;
 mod service;
 mod source;
@@ -19,7 +20,10 @@ pub use checkpoint::{
     Checkpoint, CheckpointError, Checkpoints, DiskStore, History, Owner, ShardKey,
 };
 pub use error::WatchError;
+pub use keeper::Memory;
 pub use ledger::{Ledger, LedgerError};
 pub use metrics::WatcherMetrics;
 pub use service::{ServiceError, run};
-pub use source::{Deletes, SearchSource, SourceObserver, SourceOptions, SourceRefresh};
+pub use source::{
+    Deletes, DeletesError, SearchSource, SourceObserver, SourceOptions, SourceRefresh,
+};

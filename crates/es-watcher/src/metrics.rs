@@ -52,6 +52,7 @@ pub struct WatcherMetrics {
     count_seconds: Counter<f64, AtomicU64>,
     suspects: Counter,
     incomplete: Counter,
+    lost_ends: Counter,
     readiness: Readiness,
     heart: Option<Heart>,
     published: AtomicU64,
@@ -74,6 +75,7 @@ impl WatcherMetrics {
             count_seconds: Counter::default(),
             suspects: Counter::default(),
             incomplete: Counter::default(),
+            lost_ends: Counter::default(),
             readiness,
             heart,
             published: AtomicU64::new(0),
@@ -131,6 +133,11 @@ impl WatcherMetrics {
                 "Ledgers that do not know all that was published: earlier deletes may have gone unnoticed",
                 new.incomplete.clone(),
             );
+            registry.register(
+                "lost_ends",
+                "Times the stream had lost messages it had acknowledged; what they held was published again",
+                new.lost_ends.clone(),
+            );
         });
         new
     }
@@ -138,6 +145,11 @@ impl WatcherMetrics {
     /// What an earlier watcher published is not in our ledger.
     pub(crate) fn foreign_ledger(&self) {
         self.incomplete.inc();
+    }
+
+    /// The stream has lost its end.
+    pub(crate) fn lost_end(&self) {
+        self.lost_ends.inc();
     }
 
     fn trouble_with(

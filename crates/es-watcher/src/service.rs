@@ -6,17 +6,22 @@ use std::{
 };
 
 use bus::{
-    JetStreamSink, Lease, LeaseOptions, Role, SinkOptions, StreamSpec, stream, until_answered,
+    Bus, Ending, JetStreamSink, Lease, LeaseOptions, Role, SinkOptions, Stored, StreamSpec, stream,
+    until_answered,
 };
 use model::Root;
 use pipeline::{Fault, PublishOptions, publish};
-use runtime::{backoff::Backoff, health::Health, metrics::Metrics};
-use search::ArgsError;
+use runtime::{
+    backoff::Backoff,
+    health::{Health, Readiness},
+    metrics::Metrics,
+};
+use search::{ArgsError, Client};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Args, CheckpointError, Checkpoints, DiskStore, Ledger, LedgerError, Owner, SearchSource,
-    SourceOptions, WatcherMetrics,
+    Args, CheckpointError, Checkpoints, DiskStore, Ledger, LedgerError, Memory, Owner,
+    SearchSource, SourceOptions, WatcherMetrics,
 };
 
 /// How long the stream may take to acknowledge a batch.
@@ -97,49 +102,172 @@ pub async fn run(
         tenant: args.tenant.to_string(),
         stream: Some((info.name.clone(), info.created)),
     };
-    let watching = async {
-        let Some(store) = open_store(&args, &owner, health, &lease, shutdown).await? else {
-            return Ok(());
-        };
-        let checkpoints = Checkpoints::on_disk(store);
-        let ledger = args.deletes.ledger(Some(&args.checkpoint_path))?;
-        let mut sink = JetStreamSink::new(
-            &bus,
-            SinkOptions {
-                stream: args.stream.clone(),
-                root: Root::Changes,
-                tenant: args.tenant.clone(),
-                zstd_level: (args.zstd_level > 0).then_some(args.zstd_level),
-                token: lease.token(),
-                tenure: lease.tenure(),
-                ack_timeout: ACK_TIMEOUT,
-            },
-        );
-        let observer = Arc::new(WatcherMetrics::new(
-            metrics,
-            health.readiness.clone(),
-            Some(heart),
-        ));
-        if let Some(ledger) = &ledger {
-            continue_ledger(ledger, &lease, &observer).await?;
-        }
-        let options = source_options(&args);
-        let mut source =
-            SearchSource::start(client, options, checkpoints, ledger, observer.clone());
-        let window = PublishOptions::default();
-        let publishing = publish(&mut source, &mut sink, &window, observer.as_ref(), shutdown);
-        let ended = tokio::select! {
-            ended = publishing => ended.map_err(ServiceError::from),
-            lost = lease.lost() => Err(lost.into()),
-        };
-        source.close().await;
-        ended
+    let observer = Arc::new(WatcherMetrics::new(
+        metrics,
+        health.readiness.clone(),
+        Some(heart),
+    ));
+    let watcher = Watcher {
+        args: &args,
+        client,
+        bus,
+        owner,
+        lease: &lease,
+        observer,
+        readiness: &health.readiness,
+        shutdown,
     };
-    let ended = watching.await;
+    let ended = watcher.watch().await;
     if let Err(error) = lease.release().await {
         tracing::warn!(%error, "the lease could not be given back; a successor waits until it has run out");
     }
     ended
+}
+
+/// A watcher that holds its lease.
+struct Watcher<'a> {
+    args: &'a Args,
+    client: Client,
+    bus: Bus,
+    owner: Owner,
+    lease: &'a Lease,
+    observer: Arc<WatcherMetrics>,
+    readiness: &'a Readiness,
+    shutdown: &'a CancellationToken,
+}
+
+/// Why a watcher has stopped publishing.
+enum Ended {
+    Stopped,
+    /// The stream has lost what it had acknowledged: it is published again.
+    LostEnd(bus::Error),
+}
+
+impl Watcher<'_> {
+    async fn watch(&self) -> Result<(), ServiceError> {
+        loop {
+            match self.publish().await? {
+                Ended::Stopped => return Ok(()),
+                Ended::LostEnd(error) => {
+                    tracing::error!(%error, "going back to what the stream still has");
+                }
+            }
+        }
+    }
+
+    /// Publishes from where the stream still has everything.
+    async fn publish(&self) -> Result<Ended, ServiceError> {
+        let Some(store) = self.open_store().await? else {
+            return Ok(Ended::Stopped);
+        };
+        let ledger = self.args.deletes.ledger(Some(&self.args.checkpoint_path))?;
+        if let Some(ledger) = &ledger {
+            ledger.continue_into(&self.args.stream, self.owner.created())?;
+        }
+        let Some(newest) = self.take_back(&store, ledger.as_ref()).await? else {
+            return Ok(Ended::Stopped);
+        };
+        if let Some(ledger) = &ledger {
+            continue_ledger(ledger, self.lease, &self.observer).await?;
+        }
+        let mut sink = JetStreamSink::new(&self.bus, self.sink_options(newest));
+        let acknowledged = sink.acknowledged();
+        let memory = Memory {
+            checkpoints: Checkpoints::on_disk(store),
+            ledger,
+            log: Some(Arc::clone(&acknowledged)),
+        };
+        let mut source = SearchSource::start(
+            self.client.clone(),
+            source_options(self.args),
+            memory,
+            Arc::clone(&self.observer) as _,
+        );
+        let (window, observer) = (PublishOptions::default(), self.observer.as_ref());
+        let publishing = publish(&mut source, &mut sink, &window, observer, self.shutdown);
+        let ended = tokio::select! {
+            biased;
+            error = acknowledged.lost(&self.bus) => Ok(Ended::LostEnd(error)),
+            ended = publishing => ended.map(|()| Ended::Stopped).map_err(ServiceError::from),
+            lost = self.lease.lost() => Err(lost.into()),
+        };
+        source.close().await;
+        ended
+    }
+
+    /// Takes back what relied on messages that the stream has lost. Returns the newest message that
+    /// it still has; nothing when the process is to stop.
+    async fn take_back(
+        &self,
+        store: &DiskStore,
+        ledger: Option<&Ledger>,
+    ) -> Result<Option<Option<Stored>>, ServiceError> {
+        let Some(newest) = store.newest()? else {
+            return Ok(Some(None));
+        };
+        let looked = until_answered(self.shutdown, || {
+            bus::look_at_ending(&self.bus, &self.args.stream, &newest)
+        });
+        match looked.await? {
+            None => Ok(None),
+            Some(Ending::Whole) => Ok(Some(Some(newest))),
+            Some(Ending::Lost { upto, what }) => {
+                // The ledger first: with it undone twice nothing is lost, with it forgotten something.
+                let documents = ledger.map_or(Ok(0), |ledger| ledger.take_back(upto))?;
+                let shards = store.take_back(upto)?;
+                self.observer.lost_end();
+                tracing::warn!(
+                    acknowledged = newest.sequence,
+                    what,
+                    shards,
+                    deletes = documents,
+                    "the stream has lost its end, as after a power failure: what it had is published again"
+                );
+                Ok(Some(None))
+            }
+        }
+    }
+
+    fn sink_options(&self, newest: Option<Stored>) -> SinkOptions {
+        let args = self.args;
+        SinkOptions {
+            stream: args.stream.clone(),
+            root: Root::Changes,
+            tenant: args.tenant.clone(),
+            zstd_level: (args.zstd_level > 0).then_some(args.zstd_level),
+            token: self.lease.token(),
+            tenure: self.lease.tenure(),
+            ack_timeout: ACK_TIMEOUT,
+            newest,
+        }
+    }
+
+    /// Opens the checkpoint store. Two watchers of one name may share its folder: the one that was
+    /// replaced holds it until it notices, which must not take longer than some leases.
+    async fn open_store(&self) -> Result<Option<DiskStore>, ServiceError> {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+        let until = Instant::now() + Duration::from(self.args.lease) * 3;
+        loop {
+            match DiskStore::open(&self.args.checkpoint_path, &self.owner) {
+                Ok(store) => {
+                    self.readiness.set("checkpoint", Ok(()));
+                    return Ok(Some(store));
+                }
+                Err(error @ CheckpointError::InUse { .. }) if Instant::now() < until => {
+                    if backoff.attempts() == 0 {
+                        tracing::warn!(%error, "waiting");
+                    }
+                    self.readiness.set("checkpoint", Err(error.to_string()));
+                }
+                Err(error) => return Err(error.into()),
+            }
+            tokio::select! {
+                () = self.shutdown.cancelled() => return Ok(None),
+                lost = self.lease.lost() => return Err(lost.into()),
+                () = tokio::time::sleep(backoff.next_delay()) => {}
+            }
+        }
+    }
 }
 
 fn source_options(args: &Args) -> SourceOptions {
@@ -150,39 +278,6 @@ fn source_options(args: &Args) -> SourceOptions {
         searches: args.max_searches,
         follow: true,
         deletes: args.deletes,
-    }
-}
-
-/// Opens the checkpoint store. Two watchers of one name may share its folder: the one that was
-/// replaced holds it until it notices, which must not take longer than some leases.
-async fn open_store(
-    args: &Args,
-    owner: &Owner,
-    health: &Health,
-    lease: &Lease,
-    shutdown: &CancellationToken,
-) -> Result<Option<DiskStore>, ServiceError> {
-    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-    let until = Instant::now() + Duration::from(args.lease) * 3;
-    loop {
-        match DiskStore::open(&args.checkpoint_path, owner) {
-            Ok(store) => {
-                health.readiness.set("checkpoint", Ok(()));
-                return Ok(Some(store));
-            }
-            Err(error @ CheckpointError::InUse { .. }) if Instant::now() < until => {
-                if backoff.attempts() == 0 {
-                    tracing::warn!(%error, "waiting");
-                }
-                health.readiness.set("checkpoint", Err(error.to_string()));
-            }
-            Err(error) => return Err(error.into()),
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return Ok(None),
-            lost = lease.lost() => return Err(lost.into()),
-            () = tokio::time::sleep(backoff.next_delay()) => {}
-        }
     }
 }
 
@@ -199,7 +294,7 @@ async fn continue_ledger(
             ledger = name,
             before,
             "the watcher of this name that published before kept another ledger: documents that were deleted since \
-             and that only it knew stay at the target; `syncline verify` names them. Watchers that stand by for each \
+             and that only it knew stay at the target until `syncline verify --delete-extra` removes them. Watchers that stand by for each \
              other on one machine should share one --checkpoint-path"
         );
         metrics.foreign_ledger();

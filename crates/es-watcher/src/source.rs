@@ -12,8 +12,8 @@ use tokio::{
 
 use crate::{
     capture::{self, Capture},
-    checkpoint::{Checkpoint, Checkpoints, ShardKey},
-    keeper::Keeper,
+    checkpoint::{Checkpoint, ShardKey},
+    keeper::{Keeper, Memory},
     ledger::{Ledger, LedgerError, Stage},
 };
 
@@ -76,14 +76,19 @@ impl Deletes {
     }
 }
 
-impl FromStr for Deletes {
-    type Err = UnitError;
+/// Neither `on` nor `off` nor a time.
+#[derive(Debug, thiserror::Error)]
+#[error("write on, off, or how often to count at least, such as 30s ({0})")]
+pub struct DeletesError(#[from] UnitError);
 
-    fn from_str(text: &str) -> Result<Deletes, UnitError> {
+impl FromStr for Deletes {
+    type Err = DeletesError;
+
+    fn from_str(text: &str) -> Result<Deletes, DeletesError> {
         match text {
             "on" => Ok(Deletes::DEFAULT),
             "off" => Ok(Deletes::Off),
-            interval => Millis::from_str(interval).map(|interval| Deletes::Every(interval.into())),
+            interval => Ok(Deletes::Every(Millis::from_str(interval)?.into())),
         }
     }
 }
@@ -130,24 +135,23 @@ pub struct SearchSource {
 }
 
 impl SearchSource {
-    /// Starts reading `client`'s cluster from `checkpoints`. Deletes are noticed with a `ledger` only.
+    /// Starts reading `client`'s cluster from where `memory` says.
     pub fn start(
         client: Client,
         options: SourceOptions,
-        checkpoints: Checkpoints,
-        ledger: Option<Ledger>,
+        memory: Memory,
         observer: Arc<dyn SourceObserver>,
     ) -> SearchSource {
         let (sender, batches) = mpsc::channel(PAGES);
-        let keeper = Keeper::start(checkpoints.clone(), ledger.clone(), Arc::clone(&observer));
-        let (to_log, stage) = Stage::start(ledger.clone(), sender, Arc::clone(&observer));
+        let keeper = Keeper::start(memory.clone(), Arc::clone(&observer));
+        let (to_log, stage) = Stage::start(memory.ledger.clone(), sender, Arc::clone(&observer));
         let capture = Capture {
             client,
             searches: Semaphore::new(options.searches.max(1)),
             options,
-            checkpoints,
+            checkpoints: memory.checkpoints,
             observer,
-            ledger,
+            ledger: memory.ledger,
             stage: to_log,
             cost: capture::Cost::default(),
         };

@@ -81,7 +81,9 @@ impl Origin {
     }
 }
 
-fn now_ms() -> u64 {
+/// The time by this machine's clock, in milliseconds since 1970: for people, and to measure lag. Nothing
+/// may be decided by comparing it with that of another machine.
+pub fn now_ms() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| d.as_millis() as u64)

@@ -16,7 +16,7 @@ mod subject;
 mod version;
 pub mod wire;
 
-pub use batch::{Batch, Content, IndexDefinition, Origin};
+pub use batch::{Batch, Content, IndexDefinition, Origin, now_ms};
 pub use change::{Action, Change, Document, Operation};
 pub use name::{DocumentId, IndexName, NameError, Tenant};
 pub use subject::{Kind, Root, Subject, SubjectError, expand_filter, token};

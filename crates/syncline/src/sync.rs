@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use comfy_table::{CellAlignment, Table, presets};
 use config::{ByteSize, CommaList, Millis};
 use es_watcher::{
-    Checkpoints, Deletes, DiskStore, Owner, SearchSource, SourceOptions, SourceRefresh,
+    Checkpoints, Deletes, DiskStore, Memory, Owner, SearchSource, SourceOptions, SourceRefresh,
 };
 use es_writer::{FileDeadLetters, SearchWriter};
 use model::IndexName;
@@ -253,7 +253,12 @@ async fn join(
         follow: args.follow,
         deletes,
     };
-    let mut source = SearchSource::start(source, options, checkpoints, ledger, progress.clone());
+    let memory = Memory {
+        checkpoints,
+        ledger,
+        log: None,
+    };
+    let mut source = SearchSource::start(source, options, memory, progress.clone());
     let (mut sink, mut reader) = channel(CHANNEL);
     let window = PublishOptions::default();
     let publishing = async {

@@ -13,12 +13,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use model::now_ms;
 use pipeline::{Fault, Tenure};
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+pub(crate) use record::Mark;
 pub use record::Role;
-pub(crate) use record::{Mark, now_ms};
 pub use registry::{ReaderStatus, forget_reader, readers};
 
 use crate::{Bus, Error, StreamInfo};
@@ -182,7 +183,13 @@ impl Lease {
 
     /// Says what our store is called. Returns once that is written, so that nothing is published
     /// before: a successor with another store has to know.
+    ///
+    /// # Errors
+    /// When somebody else has taken the lease.
     pub async fn name_store(&self, name: &str) -> Result<(), Error> {
+        if self.store_before() == Some(name) {
+            return Ok(()); // the mark was taken over as it was
+        }
         let mut stored = self.stored();
         self.advance(|mark| mark.store = Some(name.to_owned()));
         // A write that was under way may say the old name; the one after it does not.

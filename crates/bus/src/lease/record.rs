@@ -1,9 +1,6 @@
 //! The record of a lease in the bucket `SYNCLINE`.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use async_nats::jetstream::{
     Context,
@@ -223,12 +220,6 @@ pub(crate) fn seen(revision: u64, record: Option<&Record>) -> Event {
         revision,
         record: record.map(Record::seen),
     })
-}
-
-pub(crate) fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_millis() as u64)
 }
 
 #[cfg(test)]

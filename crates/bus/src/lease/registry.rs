@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 
-use super::record::{Place, Record, Role, now_ms, readers_of, store as open};
+use model::now_ms;
+
+use super::record::{Place, Record, Role, readers_of, store as open};
 use crate::{Bus, Error, StreamInfo};
 
 /// A registered reader of a stream.

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use async_nats::jetstream::{self, stream::RawMessageErrorKind};
-
 use super::ReaderOptions;
 use crate::{Bus, Error, StreamInfo, lease::Mark, stream};
 
@@ -182,7 +180,7 @@ pub(super) async fn ahead(
         {
             Ok(message) if message.sequence <= info.last_sequence => return Ok(Ahead::Unread),
             Ok(_) => {}
-            Err(error) if is_not_found(&error) => {}
+            Err(error) if stream::is_not_found(&error) => {}
             Err(error) => {
                 return Err(Error::request(
                     format!("looking into {}", options.stream),
@@ -213,16 +211,8 @@ async fn time_of(bus: &Bus, stream: &str, at: Position) -> Result<Option<u64>, E
     let handle = handle.map_err(|error| stream::get_error(bus, stream, &error))?;
     match handle.get_raw_message(at.sequence).await {
         Ok(message) => Ok(Some(stream::nanos(message.time.unix_timestamp_nanos()))),
-        Err(error) if is_not_found(&error) => Ok(None),
+        Err(error) if stream::is_not_found(&error) => Ok(None),
         Err(error) => Err(Error::request(format!("looking into {stream}"), error)),
-    }
-}
-
-fn is_not_found(error: &jetstream::stream::RawMessageError) -> bool {
-    match error.kind() {
-        RawMessageErrorKind::NoMessageFound => true,
-        RawMessageErrorKind::JetStream(answer) => answer.code() == 404,
-        _ => false,
     }
 }
 

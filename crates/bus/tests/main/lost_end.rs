@@ -1,11 +1,12 @@
 //! A server that comes back from a loss of power without the end of its stream.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
+use bus::Ending;
 use pipeline::MessageSource;
 use testkit::{NatsOptions, NatsServer};
 
-use crate::support::{Log, WITHIN, batch, connect, ids, next_batch, publish};
+use crate::support::{Log, WITHIN, batch, connect, ids, next_batch, publish, try_publish};
 
 fn copy(from: &Path, to: &Path) {
     let copied = std::process::Command::new("cp")
@@ -53,6 +54,7 @@ async fn a_reader_notices_a_lost_end_and_reads_everything_that_is_left_again() {
     std::fs::remove_dir_all(&stream).unwrap();
     copy(&saved, &stream);
     server.restart().await.unwrap();
+    let mut sink = log.sink();
     for number in 100..107 {
         publish(&mut sink, &batch("a", number, 1, 10)).await;
     }
@@ -73,4 +75,77 @@ async fn a_reader_notices_a_lost_end_and_reads_everything_that_is_left_again() {
         }
         assert_eq!(seen, (0..5).chain(100..107).collect::<Vec<_>>());
     }
+}
+
+#[tokio::test]
+async fn a_publisher_notices_that_what_was_acknowledged_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let options = NatsOptions {
+        store: Some(store.clone()),
+        ..NatsOptions::default()
+    };
+    let mut server = NatsServer::start(options).await.unwrap();
+    let log = Log::on(&connect(&server.url()).await, None).await;
+    let stream = store.join("jetstream/$G/streams").join(&log.stream);
+    let saved = folder.path().join("saved");
+    let (mut idle, mut busy) = (log.sink(), log.sink());
+    publish(&mut idle, &batch("a", 0, 1, 10)).await;
+    server.kill();
+    copy(&stream, &saved);
+    server.restart().await.unwrap();
+    for number in 1..4 {
+        publish(&mut idle, &batch("a", number, 1, 10)).await;
+    }
+    publish(&mut busy, &batch("b", 0, 1, 10)).await;
+    let kept = idle.acknowledged().newest().unwrap();
+    assert_eq!(
+        bus::look_at_ending(&log.bus, &log.stream, &kept)
+            .await
+            .unwrap(),
+        Ending::Whole
+    );
+    let idle = idle.acknowledged();
+    let noticed = idle.lost(&log.bus);
+    tokio::pin!(noticed);
+    assert!(
+        tokio::time::timeout(Duration::ZERO, &mut noticed)
+            .await
+            .is_err(),
+        "nothing is lost yet"
+    );
+
+    server.kill();
+    std::fs::remove_dir_all(&stream).unwrap();
+    copy(&saved, &stream);
+    server.restart().await.unwrap();
+    // One that goes on is told by the number it gets, one that rests by looking.
+    let told = async {
+        for attempt in 1.. {
+            let fault = try_publish(&mut busy, &batch("b", 1, 1, 10), attempt).await;
+            let reason = fault.unwrap_err().to_string(); // at first: the server is away
+            if reason.contains("lost its end") {
+                return reason;
+            }
+            tokio::task::yield_now().await;
+        }
+        unreachable!()
+    };
+    let told = tokio::time::timeout(WITHIN, told).await.unwrap();
+    assert!(told.contains("gives the number 2 again"), "{told}");
+    let error = tokio::time::timeout(WITHIN, noticed).await.unwrap();
+    assert!(error.to_string().contains("ends at 2"), "{error}");
+    let lost = bus::look_at_ending(&log.bus, &log.stream, &kept)
+        .await
+        .unwrap();
+    assert!(matches!(lost, Ending::Lost { upto: 2, .. }), "{lost:?}");
+
+    // A stream that has grown beyond the number has another message in its place.
+    for number in 0..4 {
+        publish(&mut log.sink(), &batch("c", number, 1, 10)).await;
+    }
+    let lost = bus::look_at_ending(&log.bus, &log.stream, &kept)
+        .await
+        .unwrap();
+    assert!(matches!(lost, Ending::Lost { upto: 0, .. }), "{lost:?}");
 }

@@ -81,6 +81,7 @@ impl Log {
             token,
             tenure: Tenure::unlimited(),
             ack_timeout: Duration::from_secs(10),
+            newest: None,
         }
     }
 

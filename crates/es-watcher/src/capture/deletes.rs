@@ -2,10 +2,9 @@
 
 use std::{collections::HashSet, ops::RangeInclusive};
 
-use pipeline::Fault;
 use search::{Error, MOST_BUCKETS, MgetOptions, ShardCopy};
 
-use super::Capture;
+use super::{Capture, shard::Stop};
 use crate::ledger::{BLOCK, Book, Counts, Entry, Ledger, block_of, numbers_of};
 
 /// The most documents that are suspected at once; what is beyond waits for the next count.
@@ -26,24 +25,6 @@ pub(crate) struct Found {
     pub(crate) unknown: Vec<u64>,
 }
 
-/// Why comparing ends early.
-pub(crate) enum Failed {
-    Search(Error),
-    Fault(Fault),
-}
-
-impl From<Error> for Failed {
-    fn from(error: Error) -> Failed {
-        Failed::Search(error)
-    }
-}
-
-impl From<crate::ledger::LedgerError> for Failed {
-    fn from(error: crate::ledger::LedgerError) -> Failed {
-        Failed::Fault(Fault::fatal(error))
-    }
-}
-
 /// Compares one copy with a book of the ledger, both up to a sequence number.
 pub(crate) struct Comparison<'a> {
     pub(crate) capture: &'a Capture,
@@ -55,7 +36,7 @@ pub(crate) struct Comparison<'a> {
 
 impl Comparison<'_> {
     /// Finds what is missing, without the entries in `known`.
-    pub(crate) async fn find(&self, known: &mut HashSet<u64>) -> Result<Found, Failed> {
+    pub(crate) async fn find(&self, known: &mut HashSet<u64>) -> Result<Found, Stop> {
         let mut kept = HashSet::with_capacity(known.len());
         for seq_no in known.drain() {
             if self.ledger.has(self.book, seq_no)? {
@@ -91,7 +72,7 @@ impl Comparison<'_> {
     }
 
     /// Of those suspects that are still where the ledger says: which does the copy not have?
-    pub(crate) async fn gone(&self, suspects: Vec<Entry>) -> Result<Vec<Entry>, Failed> {
+    pub(crate) async fn gone(&self, suspects: Vec<Entry>) -> Result<Vec<Entry>, Stop> {
         let mut gone = Vec::new();
         for some in suspects.chunks(ASK_AT_ONCE) {
             let mut asked = Vec::with_capacity(some.len());
@@ -130,7 +111,7 @@ impl Comparison<'_> {
     async fn search<'s, T, F>(
         &'s self,
         search: impl FnOnce(&'s search::Client) -> F,
-    ) -> Result<T, Failed>
+    ) -> Result<T, Stop>
     where
         F: Future<Output = Result<T, Error>>,
     {
@@ -156,9 +137,9 @@ trait Counter {
 }
 
 impl Counter for Comparison<'_> {
-    type Error = Failed;
+    type Error = Stop;
 
-    async fn count(&self, blocks: RangeInclusive<u64>, together: u64) -> Result<Counts, Failed> {
+    async fn count(&self, blocks: RangeInclusive<u64>, together: u64) -> Result<Counts, Stop> {
         let numbers = *numbers_of(*blocks.start()).start()..=*self.numbers(*blocks.end()).end();
         let size = BLOCK * together;
         self.search(|client| client.count_blocks(self.copy, &numbers, size))

@@ -133,7 +133,11 @@ impl Hunt {
     ) {
         self.not_before = now + took * REST;
         self.is_done |= !more;
-        let pause = if more { took * REST } else { self.interval };
+        let pause = if more {
+            took * REST
+        } else {
+            self.interval.max(took * REST)
+        };
         self.due = now.checked_add(pause).unwrap_or(self.due);
         if !suspects.is_empty() {
             self.state = State::Suspecting {

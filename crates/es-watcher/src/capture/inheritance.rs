@@ -8,18 +8,15 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use model::{Action, Batch, Change, Content, Epoch, IndexName, Origin, Version};
+use model::{Batch, Content, Epoch, IndexName, Origin, Version};
 use pipeline::{Captured, Fault};
 use tokio::sync::watch;
 
 use super::Capture;
 use crate::{
     checkpoint::Checkpoint,
-    ledger::{Book, Gone, Ledger, LedgerError, Noted, Shelved},
+    ledger::{self, Book, Gone, Ledger, LedgerError, Noted, Shelved},
 };
-
-/// How many documents are handed on together.
-const TOGETHER: usize = 1000;
 
 /// The history of a shard that is being read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +82,7 @@ async fn close(
     let mut from = 0;
     loop {
         let entries = ledger
-            .first_entries(old.book, from, TOGETHER)
+            .first_entries(old.book, from, ledger::TOGETHER)
             .map_err(Fault::fatal)?;
         let Some(last) = entries.last() else {
             return Ok(());
@@ -101,12 +98,7 @@ async fn close(
                 .map_err(Fault::fatal)?
                 .contains(&true);
             if !is_known {
-                deletes.push(Change {
-                    id: entry.id,
-                    routing: entry.routing,
-                    version,
-                    action: Action::Delete,
-                });
+                deletes.push(entry.delete(version));
             }
         }
         capture.observer.deleted(index, deletes.len());
@@ -127,6 +119,6 @@ async fn close(
             batch: Arc::new(batch),
             position,
         };
-        capture.emit(Noted::Other(captured)).await?;
+        capture.stage.put(Noted::Other(captured)).await?;
     }
 }

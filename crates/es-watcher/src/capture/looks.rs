@@ -224,7 +224,8 @@ async fn read_index(
     };
     let none = crate::checkpoint::Checkpoint::none(&index.name);
     capture
-        .emit(Noted::Other(Captured {
+        .stage
+        .put(Noted::Other(Captured {
             batch: Arc::new(batch),
             position: none,
         }))

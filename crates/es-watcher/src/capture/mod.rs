@@ -31,7 +31,6 @@ use std::{
 };
 
 use model::IndexName;
-use pipeline::Fault;
 use search::{Client, ShardStats};
 use tokio::sync::Semaphore;
 
@@ -39,7 +38,7 @@ pub(crate) use looks::watch;
 
 use crate::{
     checkpoint::Checkpoints,
-    ledger::{Ledger, Noted, Stage},
+    ledger::{Ledger, Stage},
     source::{SourceObserver, SourceOptions},
 };
 
@@ -55,13 +54,6 @@ pub(crate) struct Capture {
     pub(crate) ledger: Option<Ledger>,
     pub(crate) stage: Stage,
     pub(crate) cost: Cost,
-}
-
-impl Capture {
-    /// Hands a batch on. Once nobody takes it any more, the process is ending.
-    async fn emit(&self, noted: Noted) -> Result<(), Fault> {
-        self.stage.put(noted).await
-    }
 }
 
 /// What watching has cost the source since it was last asked: the time of its statistics and

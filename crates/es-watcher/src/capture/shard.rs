@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::{
     Capture, Look,
     cursor::{Cursor, Range, Standing},
-    deletes::{Comparison, Failed},
+    deletes::Comparison,
     hunt::{Hunt, Step},
     inheritance::{Current, Read},
     refresh::Refresher,
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     checkpoint::{Checkpoint, History, ShardKey},
     error::fault,
-    ledger::{self, Book, Entry, Gone, Ledger, Noted},
+    ledger::{self, Book, Entry, Gone, Ledger, LedgerError, Noted},
 };
 
 /// Reads one shard of one index.
@@ -168,7 +168,7 @@ impl ShardReader {
             tracing::error!(
                 shard = %self.key,
                 "the ledger of this shard is younger than what was published: documents that were deleted while it \
-                 was missing stay at the target; `syncline verify` names them"
+                 was missing stay at the target until `syncline verify --delete-extra` removes them"
             );
             self.capture.observer.incomplete(&self.key);
         }
@@ -308,10 +308,9 @@ impl ShardReader {
         ceiling: u64,
         gone: Vec<Entry>,
     ) -> Result<(), Fault> {
-        const TOGETHER: usize = 1000;
         let version = Version::new(reading.start.epoch, ceiling).map_err(Fault::fatal)?;
         self.capture.observer.deleted(&self.key.index, gone.len());
-        for gone in gone.chunks(TOGETHER) {
+        for gone in gone.chunks(ledger::TOGETHER) {
             let Some(deletes) = &mut reading.deletes else {
                 return Ok(());
             };
@@ -321,17 +320,12 @@ impl ShardReader {
                 book: deletes.book,
                 seq_nos,
             };
-            let changes = gone.iter().map(|entry| Change {
-                id: entry.id.clone(),
-                routing: entry.routing.clone(),
-                version,
-                action: Action::Delete,
-            });
-            let content = Content::Changes(changes.collect());
+            let changes = gone.iter().map(|entry| entry.delete(version)).collect();
+            let content = Content::Changes(changes);
             let origin = Origin::now(Arc::clone(&self.partition));
             let mut captured = self.captured(reading, origin, content);
             captured.position.gone = Some(Arc::new(entries));
-            self.capture.emit(Noted::Other(captured)).await?;
+            self.capture.stage.put(Noted::Other(captured)).await?;
         }
         Ok(())
     }
@@ -453,7 +447,7 @@ impl ShardReader {
                 upto,
             },
         };
-        self.capture.emit(noted).await
+        self.capture.stage.put(noted).await
     }
 
     /// A batch with the position that is reached with it.
@@ -494,7 +488,7 @@ impl ShardReader {
 }
 
 /// Why a round ends early.
-enum Stop {
+pub(crate) enum Stop {
     /// It has to be repeated.
     Lost(Error),
     /// The index is no more.
@@ -513,12 +507,9 @@ impl From<Error> for Stop {
     }
 }
 
-impl From<Failed> for Stop {
-    fn from(failed: Failed) -> Stop {
-        match failed {
-            Failed::Search(error) => error.into(),
-            Failed::Fault(fault) => Stop::Failed(fault),
-        }
+impl From<LedgerError> for Stop {
+    fn from(error: LedgerError) -> Stop {
+        Stop::Failed(Fault::fatal(error))
     }
 }
 

@@ -1,33 +1,38 @@
 //! Checkpoints in LMDB: one file that is always whole, whatever dies, and no recovery at start.
 //!
-//! Every value carries a digest of itself. LMDB trusts its file and reads it through a memory map,
-//! so two things are checked before it may: that the file is as long as its own header says (a read
-//! behind the end would kill the process), and that every stored value is what was written.
+//! Every value carries a digest of itself, and all of them are checked when the store is opened, so
+//! that damage is met at start and not in the middle of the work.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use bus::Stored;
 use heed::{
-    Database, Env, EnvOpenOptions,
+    Database, Env, EnvFlags, RoTxn,
     types::{Bytes, Str},
 };
 use model::IndexName;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{CheckpointError, Record, ShardKey, pages};
+use super::{
+    CheckpointError, Record, ShardKey, Step,
+    trail::{self, Trail},
+};
+use crate::lmdb::{self, OpenError, pages};
 
 /// The layout this build reads and writes.
 const LAYOUT: u32 = 1;
-/// Address space, not disk: the file grows as needed.
-const MAP_BYTES: usize = 1 << 40;
-/// Two header pages of the smallest page size.
-const HEADER_BYTES: u64 = 8 << 10;
 const OWNER_KEY: &str = "owner";
+/// The newest message of the log when positions were stored last.
+const NEWEST_KEY: &str = "newest";
+/// The number of the newest row that the trail has dropped.
+const TRIMMED_KEY: &str = "trimmed";
 
 /// Whose checkpoints a store holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +44,13 @@ pub struct Owner {
     /// The stream's name and when it was created, in nanoseconds since 1970. A stream that was
     /// created anew does not have what the old one had.
     pub stream: Option<(String, u64)>,
+}
+
+impl Owner {
+    /// When the stream was created; 0 without one.
+    pub(crate) fn created(&self) -> u64 {
+        self.stream.as_ref().map_or(0, |(_, created)| *created)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -54,6 +66,7 @@ pub struct DiskStore {
     path: PathBuf,
     env: Env,
     shards: Database<Str, Bytes>,
+    trail: Trail,
     /// Held as long as the store is open: two processes would overwrite each other's file.
     _lock: Arc<File>,
 }
@@ -96,33 +109,23 @@ impl DiskStore {
         Ok(store)
     }
 
-    #[allow(
-        unsafe_code,
-        reason = "LMDB maps its file; ADR 0004 says what that costs and pays"
-    )]
     fn open_environment(path: &Path, lock: File) -> Result<DiskStore, CheckpointError> {
-        let damaged = |reason| CheckpointError::Damaged {
-            path: path.to_owned(),
-            reason,
-        };
-        let file = path.join("data.mdb");
-        check_headers(&file).map_err(damaged)?;
-        pages::check(&file).map_err(damaged)?;
-        let mut options = EnvOpenOptions::new();
-        options.map_size(MAP_BYTES).max_dbs(8);
-        // SAFETY: the caller's lock keeps every other process away from the file, and nothing but
-        // its headers is read before its length is checked.
-        let env = unsafe { options.open(path) }.map_err(|error| opening(path, error))?;
-        check_length(&env).map_err(damaged)?;
-        let mut txn = env.write_txn().map_err(|error| opening(path, error))?;
+        let env = lmdb::open(path, EnvFlags::empty(), pages::check)
+            .map_err(|error| opening(path, error))?;
+        let failed = |error: heed::Error| opening(path, error.into());
+        let mut txn = env.write_txn().map_err(failed)?;
         let shards = env
             .create_database(&mut txn, Some("shards"))
-            .map_err(|error| opening(path, error))?;
-        txn.commit().map_err(|error| opening(path, error))?;
+            .map_err(failed)?;
+        let trail = env
+            .create_database(&mut txn, Some("trail"))
+            .map_err(failed)?;
+        txn.commit().map_err(failed)?;
         Ok(DiskStore {
             path: path.to_owned(),
             env,
             shards,
+            trail,
             _lock: Arc::new(lock),
         })
     }
@@ -143,6 +146,74 @@ impl DiskStore {
             }
             Ok(())
         })
+    }
+
+    /// The newest message of the log when positions were stored last.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn newest(&self) -> Result<Option<Stored>, CheckpointError> {
+        let txn = self.env.read_txn().map_err(|e| self.damaged(e))?;
+        self.special(&txn, NEWEST_KEY)
+    }
+
+    /// Moves positions on.
+    pub(super) fn step(
+        &self,
+        steps: &[Step],
+        stored: Option<&Stored>,
+    ) -> Result<(), CheckpointError> {
+        self.write(|txn| {
+            for step in steps {
+                self.shards
+                    .put(txn, &key(&step.shard), &seal(&step.record))?;
+            }
+            if let Some(stored) = stored {
+                let now = model::now_ms();
+                let dropped = trail::keep(self.trail, txn, stored.sequence, now, steps)?;
+                if let Some(dropped) = dropped {
+                    self.shards.put(txn, TRIMMED_KEY, &seal(&dropped))?;
+                }
+                self.shards.put(txn, NEWEST_KEY, &seal(stored))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes back what relied on messages above a number, because the log has lost them. Returns
+    /// how many shards are read again.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub fn take_back(&self, upto: u64) -> Result<usize, CheckpointError> {
+        let trimmed: Option<u64> = {
+            let txn = self.env.read_txn().map_err(|e| self.damaged(e))?;
+            self.special(&txn, TRIMMED_KEY)?
+        };
+        let mut taken = HashSet::new();
+        let reaches_back = trimmed.is_none_or(|trimmed| trimmed <= upto);
+        let rewound = if reaches_back {
+            Vec::new()
+        } else {
+            self.rewound()?
+        };
+        self.write(|txn| {
+            for before in trail::undo(self.trail, txn, upto)? {
+                let shard = before.shard();
+                let found = self.shards.get(txn, &key(&shard))?;
+                let found = found.and_then(|value| unseal::<Record>(value).ok());
+                if let Some(mut record) = found.filter(|record| record.epoch == before.epoch) {
+                    record.position = record.position.min(before.position);
+                    self.shards.put(txn, &key(&shard), &seal(&record))?;
+                    taken.insert(shard);
+                }
+            }
+            for (key, value) in &rewound {
+                self.shards.put(txn, key, value)?;
+            }
+            self.shards.delete(txn, NEWEST_KEY).map(drop)
+        })?;
+        Ok(taken.len().max(rewound.len()))
     }
 
     pub(super) fn records_of(
@@ -179,12 +250,12 @@ impl DiskStore {
         })
     }
 
-    /// Reads everything once, so that damage is met at start and not in the middle of the work.
+    /// Reads everything once.
     fn check_values(&self) -> Result<(), CheckpointError> {
         let txn = self.env.read_txn().map_err(|e| self.damaged(e))?;
         for entry in self.shards.iter(&txn).map_err(|e| self.damaged(e))? {
             let (key, value) = entry.map_err(|e| self.damaged(e))?;
-            if key != OWNER_KEY {
+            if key.starts_with("shard\0") {
                 self.unseal::<Record>(value)?;
             }
         }
@@ -195,13 +266,7 @@ impl DiskStore {
     fn claim(&self, owner: &Owner) -> Result<(), CheckpointError> {
         let header = {
             let txn = self.env.read_txn().map_err(|e| self.damaged(e))?;
-            let value = self
-                .shards
-                .get(&txn, OWNER_KEY)
-                .map_err(|e| self.damaged(e))?;
-            value
-                .map(|value| self.unseal::<Header>(value))
-                .transpose()?
+            self.special::<Header>(&txn, OWNER_KEY)?
         };
         let Some(Header {
             layout,
@@ -236,7 +301,9 @@ impl DiskStore {
         }
         tracing::warn!(
             was = ?found.stream, is = ?owner.stream,
-            "the stream is not the one these checkpoints speak of: the source is read again from the beginning"
+            "the stream is not the one these checkpoints speak of: the source is read again from the beginning. Deletes \
+             that the old stream still held and no reader had seen are found again if they are younger than ten \
+             minutes; `syncline verify --delete-extra` finds the others"
         );
         self.write_header(owner, true)
     }
@@ -246,41 +313,48 @@ impl DiskStore {
             layout: LAYOUT,
             owner: owner.clone(),
         };
-        let mut rewound: Vec<(String, Vec<u8>)> = Vec::new();
-        if rewind {
-            let txn = self.env.read_txn().map_err(|e| self.damaged(e))?;
-            for entry in self
-                .shards
-                .prefix_iter(&txn, "shard\0")
-                .map_err(|e| self.damaged(e))?
-            {
-                let (key, value) = entry.map_err(|e| self.damaged(e))?;
-                let record: Record = self.unseal(value)?;
-                rewound.push((
-                    key.to_owned(),
-                    seal(&Record {
-                        position: -1,
-                        ..record
-                    }),
-                ));
-            }
-        }
+        let rewound = if rewind { self.rewound()? } else { Vec::new() };
         self.write(|txn| {
             for (key, value) in &rewound {
                 self.shards.put(txn, key, value)?;
+            }
+            if rewind {
+                // The numbers of another stream.
+                self.trail.clear(txn)?;
+                self.shards.delete(txn, NEWEST_KEY)?;
+                self.shards.delete(txn, TRIMMED_KEY)?;
             }
             self.shards.put(txn, OWNER_KEY, &seal(&header))
         })
     }
 
+    /// All records, with nothing read.
+    fn rewound(&self) -> Result<Vec<(String, Vec<u8>)>, CheckpointError> {
+        let txn = self.env.read_txn().map_err(|e| self.damaged(e))?;
+        let found = self.shards.prefix_iter(&txn, "shard\0");
+        let records = found.map_err(|e| self.damaged(e))?.map(|entry| {
+            let (key, value) = entry.map_err(|e| self.damaged(e))?;
+            let record = Record {
+                position: -1,
+                ..self.unseal(value)?
+            };
+            Ok((key.to_owned(), seal(&record)))
+        });
+        records.collect()
+    }
+
+    /// A value that is no shard's.
+    fn special<T: DeserializeOwned>(
+        &self,
+        txn: &RoTxn,
+        key: &str,
+    ) -> Result<Option<T>, CheckpointError> {
+        let value = self.shards.get(txn, key).map_err(|e| self.damaged(e))?;
+        value.map(|value| self.unseal(value)).transpose()
+    }
+
     fn unseal<T: DeserializeOwned>(&self, value: &[u8]) -> Result<T, CheckpointError> {
-        let (digest, body) = value
-            .split_at_checked(8)
-            .ok_or_else(|| self.damaged("a value is too short"))?;
-        if digest != xxh3_64(body).to_le_bytes() {
-            return Err(self.damaged("a value does not match its digest"));
-        }
-        serde_json::from_slice(body).map_err(|error| self.damaged(error))
+        unseal(value).map_err(|reason| self.damaged(reason))
     }
 
     fn damaged(&self, reason: impl ToString) -> CheckpointError {
@@ -295,49 +369,29 @@ fn key(shard: &ShardKey) -> String {
     format!("shard\0{}\0{}", shard.index, shard.shard)
 }
 
-fn seal(value: &impl Serialize) -> Vec<u8> {
+pub(super) fn seal(value: &impl Serialize) -> Vec<u8> {
     let body = serde_json::to_vec(value).expect("records are plain data, which always serialises");
     [&xxh3_64(&body).to_le_bytes()[..], &body].concat()
 }
 
-fn opening(path: &Path, error: heed::Error) -> CheckpointError {
+pub(super) fn unseal<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
+    let (digest, body) = value.split_at_checked(8).ok_or("a value is too short")?;
+    if digest != xxh3_64(body).to_le_bytes() {
+        return Err("a value does not match its digest".to_owned());
+    }
+    serde_json::from_slice(body).map_err(|error| error.to_string())
+}
+
+fn opening(path: &Path, error: OpenError) -> CheckpointError {
     let path = path.to_owned();
-    let reason = error.to_string();
     match error {
-        heed::Error::Io(_) => CheckpointError::Open {
+        OpenError::Io(reason) => CheckpointError::Open {
             path,
             reason,
             remedy: "free space on its disk, or correct its permissions",
         },
-        _ => CheckpointError::Damaged { path, reason },
+        OpenError::Damaged(reason) => CheckpointError::Damaged { path, reason },
     }
-}
-
-/// LMDB takes a file without headers for a new one; for us, a file that is there has to be whole.
-pub(crate) fn check_headers(file: &Path) -> Result<(), String> {
-    match fs::metadata(file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error.to_string()),
-        Ok(found) if found.len() < HEADER_BYTES => Err(format!(
-            "data.mdb has {} bytes, less than its headers alone",
-            found.len()
-        )),
-        Ok(_) => Ok(()),
-    }
-}
-
-/// A read behind the end of a mapped file kills the process, so the file must be as long as its
-/// newest header says.
-pub(crate) fn check_length(env: &Env) -> Result<(), String> {
-    let pages = env.info().last_page_number as u64 + 1;
-    let needed = pages * u64::from(env.stat().page_size);
-    let found = env.real_disk_size().map_err(|error| error.to_string())?;
-    if found < needed {
-        return Err(format!(
-            "data.mdb has {found} bytes where its header says {needed}"
-        ));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -413,6 +467,76 @@ mod tests {
         let store = DiskStore::open(folder.path(), &Owner { stream, ..owner() }).unwrap();
         let (key, rewound) = record(-1);
         assert_eq!(store.get(&key).unwrap(), Some(rewound));
+    }
+
+    fn step(store: &DiskStore, sequence: u64, positions: [i64; 2]) {
+        let stored = Stored {
+            sequence,
+            message_id: sequence.to_string(),
+        };
+        let [before, position] = positions;
+        let (shard, record) = record(position);
+        let step = Step {
+            shard,
+            record,
+            before,
+        };
+        store.step(&[step], Some(&stored)).unwrap();
+    }
+
+    #[test]
+    fn what_relied_on_a_lost_end_is_taken_back_and_nothing_else() {
+        for (upto, position) in [
+            (30, 9),
+            (29, 7),
+            (20, 7),
+            (19, 4),
+            (10, 4),
+            (9, -1),
+            (0, -1),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let store = DiskStore::open(folder.path(), &owner()).unwrap();
+            for (sequence, positions) in [(10, [-1, 2]), (10, [2, 4]), (20, [4, 7]), (30, [7, 9])] {
+                step(&store, sequence, positions);
+            }
+            assert_eq!(store.newest().unwrap().unwrap().sequence, 30);
+            store.take_back(upto).unwrap();
+            let (key, expected) = record(position);
+            assert_eq!(store.get(&key).unwrap(), Some(expected), "up to {upto}");
+            assert_eq!(store.newest().unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn where_the_trail_does_not_reach_back_everything_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = DiskStore::open(folder.path(), &owner()).unwrap();
+        step(&store, 10, [-1, 4]);
+        let long_after = model::now_ms() + trail::KEPT.as_millis() as u64 + 1;
+        let dropped = std::cell::Cell::new(None);
+        let later = store.write(|txn| {
+            dropped.set(trail::keep(store.trail, txn, 20, long_after, &[])?);
+            store.shards.put(txn, TRIMMED_KEY, &seal(&10_u64))
+        });
+        later.unwrap();
+        assert_eq!(dropped.get(), Some(10));
+        assert_eq!(store.take_back(10).unwrap(), 0, "the trail begins here");
+        assert_eq!(store.take_back(9).unwrap(), 1);
+        let (key, rewound) = record(-1);
+        assert_eq!(store.get(&key).unwrap(), Some(rewound));
+    }
+
+    #[test]
+    fn a_step_of_an_epoch_that_is_over_takes_nothing_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = DiskStore::open(folder.path(), &owner()).unwrap();
+        step(&store, 10, [-1, 4]);
+        let (key, mut newer) = record(6);
+        newer.epoch = Epoch(3);
+        store.put(&[(key.clone(), newer.clone())]).unwrap();
+        store.take_back(0).unwrap();
+        assert_eq!(store.get(&key).unwrap(), Some(newer));
     }
 
     /// A store that has seen many commits, so that it has free pages, branches and old pages.

@@ -1,7 +1,7 @@
 //! What a watcher must not forget: how far each shard was published, and under which epoch.
 
 mod disk;
-mod pages;
+mod trail;
 
 use std::{
     collections::HashMap,
@@ -10,13 +10,16 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use bus::Stored;
 use model::{Epoch, IndexName, VersionError};
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::Gone;
 
+use disk::{seal, unseal};
+
 pub use disk::{DiskStore, Owner};
-pub(crate) use disk::{check_headers, check_length};
+pub(crate) use trail::KEPT;
 
 /// A shard of an index, by the index's name: what stays the same when the index is recreated.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -79,6 +82,14 @@ struct Record {
     history: History,
     epoch: Epoch,
     position: i64,
+}
+
+/// A position that moves on.
+struct Step {
+    shard: ShardKey,
+    record: Record,
+    /// Where it was.
+    before: i64,
 }
 
 /// Where checkpoints are kept. Cheap to clone.
@@ -145,25 +156,41 @@ impl Checkpoints {
     }
 
     /// Stores positions, all or none. One of an epoch that is over is left out: it says nothing
-    /// about the history that followed.
+    /// about the history that followed. `stored` is the newest message of the log at that time: if
+    /// the log should lose it, the positions are taken back.
     ///
     /// # Errors
     /// When the store cannot be written; the positions may be stored again later.
-    pub fn commit(&self, checkpoints: &[Checkpoint]) -> Result<(), CheckpointError> {
+    pub fn commit(
+        &self,
+        checkpoints: &[Checkpoint],
+        stored: Option<&Stored>,
+    ) -> Result<(), CheckpointError> {
         let mut records = Vec::with_capacity(checkpoints.len());
         for checkpoint in checkpoints {
             if let Some(mut record) = self.get(&checkpoint.shard)?
                 && record.epoch == checkpoint.epoch
                 && record.position < checkpoint.position
             {
-                record.position = checkpoint.position;
-                records.push((checkpoint.shard.as_ref().clone(), record));
+                let before = std::mem::replace(&mut record.position, checkpoint.position);
+                records.push(Step {
+                    shard: checkpoint.shard.as_ref().clone(),
+                    record,
+                    before,
+                });
             }
         }
         if records.is_empty() {
             Ok(())
         } else {
-            self.put(&records)
+            match &self.0 {
+                Store::Disk(store) => store.step(&records, stored),
+                Store::Memory(_) => {
+                    let records: Vec<_> =
+                        records.into_iter().map(|s| (s.shard, s.record)).collect();
+                    self.put(&records)
+                }
+            }
         }
     }
 
@@ -250,8 +277,9 @@ pub enum CheckpointError {
     /// The store is damaged.
     #[error(
         "the checkpoint store {path:?} is damaged: {reason}; restore the folder from a copy, or move \
-         it away to read the source again from the beginning (nothing is lost by that: the target \
-         ignores what it already has)"
+         it away to read the source again from the beginning (no change is lost by that, and the target ignores \
+         what it already has; but the ledger in it is gone too: what is deleted meanwhile stays at the target \
+         until `syncline verify --delete-extra` has removed it)"
     )]
     Damaged {
         /// The folder.
@@ -261,7 +289,7 @@ pub enum CheckpointError {
     },
     /// The store belongs to something else.
     #[error(
-        "the checkpoint store {path:?} belongs to {found}, not to {expected}; give each watcher a folder of its own with --checkpoint-path"
+        "the checkpoint store {path:?} belongs to {found}, not to {expected}; choose another folder with --checkpoint-path (only watchers of one name share one)"
     )]
     Foreign {
         /// The folder.
@@ -331,10 +359,10 @@ mod tests {
             let mut at = store.begin(&shard(0), &history("a", "h")).unwrap();
             assert_eq!((at.epoch, at.position), (Epoch(0), -1));
             at.position = 41;
-            store.commit(&[at.clone()]).unwrap();
+            store.commit(&[at.clone()], None).unwrap();
             assert_eq!(begin(&store, 0, &history("a", "h")), (0, 41));
             at.position = 7;
-            store.commit(&[at]).unwrap();
+            store.commit(&[at], None).unwrap();
             assert_eq!(
                 begin(&store, 0, &history("a", "h")),
                 (0, 41),
@@ -365,7 +393,7 @@ mod tests {
             let mut old = store.begin(&shard(0), &history("a", "h")).unwrap();
             old.position = 1_000;
             assert_eq!(begin(&store, 0, &history("b", "i")), (1, -1));
-            store.commit(&[old]).unwrap();
+            store.commit(&[old], None).unwrap();
             assert_eq!(begin(&store, 0, &history("b", "i")), (1, -1));
         }
     }

@@ -8,6 +8,7 @@
 //! seen    hash of id -> sequence number    where a document stands now
 //! ids     sequence number -> id, routing   what to look up when a block differs
 //! blocks  block -> how many entries        what is compared
+//! trail   what was forgotten lately        in case the log loses the delete
 //! ```
 //!
 //! An entry is durable before its document is published ([`stage`]), and goes only after the log
@@ -15,10 +16,11 @@
 
 mod stage;
 mod store;
+mod trail;
 
 use std::path::PathBuf;
 
-use model::DocumentId;
+use model::{Action, Change, DocumentId, Version};
 
 use crate::{History, ShardKey};
 
@@ -41,6 +43,21 @@ pub(crate) struct Entry {
     pub(crate) id: DocumentId,
     pub(crate) routing: Option<Box<str>>,
 }
+
+impl Entry {
+    /// The delete of the document, as of a version.
+    pub(crate) fn delete(&self, version: Version) -> Change {
+        Change {
+            id: self.id.clone(),
+            routing: self.routing.clone(),
+            version,
+            action: Action::Delete,
+        }
+    }
+}
+
+/// How many deletes are handed on in one batch.
+pub(crate) const TOGETHER: usize = 1000;
 
 /// An open book.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +125,7 @@ pub enum LedgerError {
     #[error(
         "the ledger {path:?} is damaged: {reason}; restore the folder from a copy, or move it away: the source is then \
          read again from the beginning, and what was deleted since the ledger was last whole stays at the target until \
-         `syncline verify` shows it"
+         `syncline verify --delete-extra` removes it"
     )]
     Damaged {
         /// The folder.

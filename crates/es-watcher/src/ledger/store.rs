@@ -1,4 +1,4 @@
-//! The ledger in LMDB: three tables that change in one commit.
+//! The ledger in LMDB: tables that change in one commit.
 
 use std::{
     collections::HashMap,
@@ -9,17 +9,22 @@ use std::{
 };
 
 use heed::{
-    Database, Env, EnvFlags, EnvOpenOptions, RoTxn, RwTxn,
+    Database, Env, EnvFlags, RoTxn, RwTxn,
     types::{Bytes, Str},
 };
 use model::{Change, DocumentId, IndexName};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{Book, Counts, Entry, Gone, LedgerError, Opened, Shelved, block_of, title};
-use crate::{History, ShardKey, checkpoint};
+use super::{
+    Book, Counts, Entry, Gone, LedgerError, Opened, Shelved, block_of, title,
+    trail::{self, Row},
+};
+use crate::{
+    History, ShardKey,
+    checkpoint::KEPT,
+    lmdb::{self, OpenError},
+};
 
-/// Address space, not disk: the file grows as needed.
-const MAP_BYTES: usize = 1 << 40;
 /// Bits of a sequence number; the rest of a value checks the hash, the rest of a key is the book.
 const SEQ_NO_BITS: u32 = 44;
 const SEQ_NO: u64 = (1 << SEQ_NO_BITS) - 1;
@@ -28,6 +33,8 @@ const MOST_BOOKS: u32 = 1 << (64 - SEQ_NO_BITS);
 const PROBES: u64 = 8;
 /// Under which title the ledger's own name stands; no index is called that.
 const NAME: &str = "\0name";
+/// Under which title the stream's name stands.
+const STREAM: &str = "\0stream";
 
 type Table = Database<Bytes, Bytes>;
 
@@ -41,6 +48,7 @@ pub struct Ledger {
     seen: Table,
     ids: Table,
     blocks: Table,
+    trail: Table,
     /// Deletes the folder of a temporary ledger with the last clone.
     _folder: Option<Arc<tempfile::TempDir>>,
 }
@@ -75,38 +83,29 @@ impl Ledger {
         Self::open_with(&path, EnvFlags::NO_SYNC, Some(Arc::new(folder)))
     }
 
-    #[allow(
-        unsafe_code,
-        reason = "LMDB maps its file; ADR 0004 says what that costs and pays"
-    )]
     fn open_with(
         path: &Path,
         flags: EnvFlags,
         folder: Option<Arc<tempfile::TempDir>>,
     ) -> Result<Ledger, LedgerError> {
-        let damaged = |reason| LedgerError::Damaged {
-            path: path.to_owned(),
-            reason,
-        };
-        let failed = |error: heed::Error| match error {
-            heed::Error::Io(error) => LedgerError::Open {
+        let refused = |error| match error {
+            OpenError::Io(reason) => LedgerError::Open {
                 path: path.to_owned(),
-                reason: error.to_string(),
+                reason,
                 remedy: "free space on its disk, or correct its permissions",
             },
-            error => damaged(error.to_string()),
+            OpenError::Damaged(reason) => LedgerError::Damaged {
+                path: path.to_owned(),
+                reason,
+            },
         };
-        checkpoint::check_headers(&path.join("data.mdb")).map_err(damaged)?;
-        let mut options = EnvOpenOptions::new();
-        options.map_size(MAP_BYTES).max_dbs(8).max_readers(512);
-        // SAFETY: no other process writes the file (the lock of the checkpoints), NO_SYNC is only
-        // for files that nobody opens again, and a file shorter than its headers say is refused
-        // before its trees are read.
-        let env = unsafe { options.flags(flags).open(path) }.map_err(failed)?;
-        checkpoint::check_length(&env).map_err(damaged)?;
+        // Its pages are not walked: that takes as long as reading all of it, and it may be large.
+        let env = lmdb::open(path, flags, |_| Ok(())).map_err(refused)?;
+        let failed = |error: heed::Error| refused(error.into());
         let mut txn = env.write_txn().map_err(failed)?;
         let mut table = |name| env.create_database(&mut txn, Some(name)).map_err(failed);
         let (seen, ids, blocks) = (table("seen")?, table("ids")?, table("blocks")?);
+        let trail = table("trail")?;
         let books = env
             .create_database(&mut txn, Some("books"))
             .map_err(failed)?;
@@ -118,6 +117,7 @@ impl Ledger {
             seen,
             ids,
             blocks,
+            trail,
             _folder: folder,
         })
     }
@@ -231,16 +231,31 @@ impl Ledger {
     }
 
     /// Takes entries out that are still where they were.
-    pub(crate) fn forget(&self, gone: &[Arc<Gone>]) -> Result<(), LedgerError> {
+    ///
+    /// `newest` is the number of the log's newest message: should the log lose it, [`Ledger::take_back`]
+    /// enters them again.
+    pub(crate) fn forget(
+        &self,
+        gone: &[Arc<Gone>],
+        newest: Option<u64>,
+    ) -> Result<(), LedgerError> {
+        let now = model::now_ms();
         self.write(|txn| {
             let mut deltas: HashMap<(Book, u64), i64> = HashMap::new();
             for gone in gone {
+                let mut row = Row {
+                    at: now,
+                    entries: Vec::new(),
+                };
                 for seq_no in &gone.seq_nos {
                     let key = key_of(gone.book, *seq_no);
-                    let Some(entry) = self.ids.get(txn, &key)?.and_then(|v| decode(*seq_no, v))
-                    else {
+                    let Some(value) = self.ids.get(txn, &key)?.map(<[u8]>::to_vec) else {
                         continue;
                     };
+                    let Some(entry) = decode(*seq_no, &value) else {
+                        continue;
+                    };
+                    row.entries.push((*seq_no, value));
                     let (hash, check) = hash(gone.book, &entry.id);
                     if let (place, Some(_)) = self.place(txn, hash, check)? {
                         self.seen.delete(txn, &place)?;
@@ -248,9 +263,86 @@ impl Ledger {
                     self.ids.delete(txn, &key)?;
                     *deltas.entry((gone.book, block_of(*seq_no))).or_default() -= 1;
                 }
+                if let (Some(newest), Some((first, _))) = (newest, row.entries.first()) {
+                    let key = trail::key(newest, gone.book, *first);
+                    self.trail.put(txn, &key, &row.to_bytes())?;
+                }
             }
+            self.trim(txn, now)?;
             self.count(txn, deltas)
         })
+    }
+
+    /// Enters again what was forgotten because of messages above a number, which the log has lost.
+    /// Returns how many documents that were.
+    ///
+    /// # Errors
+    /// When the ledger cannot be written.
+    pub fn take_back(&self, upto: u64) -> Result<usize, LedgerError> {
+        let mut known = 0;
+        self.write(|txn| {
+            let mut deltas: HashMap<(Book, u64), i64> = HashMap::new();
+            while let Some((key, row)) = self.newest_row(txn)? {
+                let Some((_, book)) = trail::of_key(&key).filter(|(newest, _)| *newest > upto)
+                else {
+                    break;
+                };
+                for (seq_no, value) in row.entries {
+                    let Some(entry) = decode(seq_no, &value) else {
+                        continue;
+                    };
+                    let (hash, check) = hash(book, &entry.id);
+                    let (place, newer) = self.place(txn, hash, check)?;
+                    if newer.is_some() {
+                        continue; // created again since
+                    }
+                    self.seen.put(txn, &place, &pack(check, seq_no))?;
+                    self.ids.put(txn, &key_of(book, seq_no), &value)?;
+                    *deltas.entry((book, block_of(seq_no))).or_default() += 1;
+                    known += 1;
+                }
+                self.trail.delete(txn, &key)?;
+            }
+            self.count(txn, deltas)
+        })?;
+        Ok(known)
+    }
+
+    fn newest_row(&self, txn: &RoTxn) -> Result<Option<(Vec<u8>, Row)>, heed::Error> {
+        let newest = self.trail.last(txn)?;
+        Ok(newest.map(|(key, value)| (key.to_vec(), Row::from_bytes(value).unwrap_or_default())))
+    }
+
+    /// Drops rows that are older than a server takes to sync.
+    fn trim(&self, txn: &mut RwTxn, now: u64) -> Result<(), heed::Error> {
+        let kept = KEPT.as_millis() as u64;
+        while let Some((key, value)) = self.trail.first(txn)? {
+            let is_kept = Row::from_bytes(value).is_some_and(|row| row.at + kept >= now);
+            if is_kept {
+                break;
+            }
+            let key = key.to_vec();
+            self.trail.delete(txn, &key)?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the ledger goes with a stream: what another stream was given may never have
+    /// been read, so what is still known of that is entered again.
+    ///
+    /// # Errors
+    /// When the ledger cannot be written.
+    pub fn continue_into(&self, stream: &str, created: u64) -> Result<(), LedgerError> {
+        let name = format!("{stream}\0{created}");
+        let mut before = None;
+        self.write(|txn| {
+            before = self.books.get(txn, STREAM)?.map(<[u8]>::to_vec);
+            Ok(())
+        })?;
+        if before.is_some_and(|before| before != name.as_bytes()) {
+            self.take_back(0)?;
+        }
+        self.write(|txn| self.books.put(txn, STREAM, name.as_bytes()))
     }
 
     /// How many entries each of the blocks has.
@@ -717,7 +809,7 @@ mod tests {
                 }
             }
             let gone = Gone { book, seq_nos: forget.clone() };
-            ledger.forget(&[Arc::new(gone)]).unwrap();
+            ledger.forget(&[Arc::new(gone)], None).unwrap();
             model.retain(|_, number| !forget.contains(number));
             let mut expected: Vec<(u64, String)> =
                 model.iter().map(|(id, number)| (*number, id.clone())).collect();

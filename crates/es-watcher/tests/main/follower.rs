@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use es_watcher::{Checkpoints, Deletes, Ledger, SearchSource, SourceOptions, SourceRefresh};
+use es_watcher::{
+    Checkpoints, Deletes, Ledger, Memory, SearchSource, SourceOptions, SourceRefresh,
+};
 use model::Version;
 use pipeline::ChangeSource;
 use search::{Client, ClientConfig, Url};
@@ -35,9 +37,12 @@ impl Follower {
             follow: true,
             deletes: Deletes::Every(Duration::from_secs(1)),
         };
-        let checkpoints = Checkpoints::in_memory();
-        let ledger = Some(Ledger::temporary().unwrap());
-        let source = SearchSource::start(client, options, checkpoints, ledger, Arc::new(()));
+        let memory = Memory {
+            checkpoints: Checkpoints::in_memory(),
+            ledger: Some(Ledger::temporary().unwrap()),
+            log: None,
+        };
+        let source = SearchSource::start(client, options, memory, Arc::new(()));
         let (state, stop) = (Arc::default(), CancellationToken::new());
         let task = tokio::spawn(follow(source, Arc::clone(&state), stop.clone()));
         Follower { state, stop, task }

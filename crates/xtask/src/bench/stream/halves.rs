@@ -169,6 +169,7 @@ async fn publish_all(
         token: 1,
         tenure: Tenure::unlimited(),
         ack_timeout: Duration::from_secs(30),
+        newest: None,
     };
     let mut sink = JetStreamSink::new(bus, options);
     let (window, never) = (PublishOptions::default(), CancellationToken::new());

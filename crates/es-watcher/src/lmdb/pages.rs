@@ -32,7 +32,7 @@ const SUB_DATA: u16 = 0x02;
 const DEEPEST: u32 = 32;
 
 /// Walks the file; a file that is not there is fine.
-pub(super) fn check(path: &Path) -> Result<(), String> {
+pub(crate) fn check(path: &Path) -> Result<(), String> {
     let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         file => file.map_err(|error| error.to_string())?,

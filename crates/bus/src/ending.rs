@@ -1,0 +1,181 @@
+//! What a stream has acknowledged to a publisher, and whether it still has it.
+//!
+//! A server that loses power before it has synced comes back without the end of its stream
+//! (`sync_interval` is two minutes unless it was changed). The publisher was told that the end was
+//! there, so it has to notice, and to publish it again. Three signs: the stream ends below what it
+//! has acknowledged, has another message in that place, or acknowledges a number that it has given
+//! before.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_nats::header::NATS_MESSAGE_ID;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::{Bus, Error, stream};
+
+/// How often is looked without any sign that the server was away.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// How long after a failed look the next one follows.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A message that a stream has acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// Its number.
+    pub sequence: u64,
+    /// Its id, which no other message has.
+    pub message_id: String,
+}
+
+/// Whether a stream still has what it has acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// It has, or readers are through with it.
+    Whole,
+    /// Nothing above this number is what it was.
+    Lost {
+        /// 0 where the stream does not tell.
+        upto: u64,
+        /// What is there instead.
+        what: String,
+    },
+}
+
+/// The newest message that a stream has acknowledged to a publisher.
+#[derive(Debug)]
+pub struct Acknowledged {
+    stream: String,
+    newest: Mutex<Option<Stored>>,
+    lost: watch::Sender<Option<String>>,
+}
+
+impl Acknowledged {
+    /// Begins with what the publisher has kept from an earlier run.
+    pub fn new(stream: &str, newest: Option<Stored>) -> Acknowledged {
+        Acknowledged {
+            stream: stream.to_owned(),
+            newest: Mutex::new(newest),
+            lost: watch::Sender::new(None),
+        }
+    }
+
+    /// The newest message. Whatever was confirmed before this call is not above it.
+    pub fn newest(&self) -> Option<Stored> {
+        self.lock().clone()
+    }
+
+    /// Resolves when the stream has lost what it has acknowledged. Looks whenever the connection was
+    /// lost, and now and then.
+    pub async fn lost(&self, bus: &Bus) -> Error {
+        let (mut losses, mut lost) = (bus.losses(), self.lost.subscribe());
+        let mut pause = LOOK_EVERY;
+        loop {
+            tokio::select! {
+                Ok(found) = lost.wait_for(Option::is_some) => {
+                    let what = found.clone().unwrap_or_default();
+                    return self.error(what);
+                }
+                Ok(()) = losses.changed() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+            let Some(newest) = self.newest() else {
+                continue;
+            };
+            pause = match look(bus, &self.stream, &newest).await {
+                Ok(Ending::Whole) => LOOK_EVERY,
+                Ok(Ending::Lost { what, .. }) => return self.error(what),
+                Err(_) => LOOK_AGAIN,
+            };
+        }
+    }
+
+    /// Takes an acknowledgment.
+    ///
+    /// # Errors
+    /// When the stream gives a number again.
+    pub(crate) fn note(&self, sequence: u64, message_id: String) -> Result<(), Error> {
+        let mut newest = self.lock();
+        if newest
+            .as_ref()
+            .is_some_and(|newest| sequence <= newest.sequence)
+        {
+            let what = format!("gives the number {sequence} again");
+            self.lost.send_replace(Some(what.clone()));
+            drop(newest);
+            return Err(self.error(what));
+        }
+        *newest = Some(Stored {
+            sequence,
+            message_id,
+        });
+        Ok(())
+    }
+
+    fn error(&self, what: String) -> Error {
+        Error::LostAcknowledged {
+            stream: self.stream.clone(),
+            had: self.newest().map_or(0, |newest| newest.sequence),
+            what,
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Stored>> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a stream still has a message that it has acknowledged, and everything before it.
+///
+/// # Errors
+/// When the stream is missing or the server does not answer.
+pub async fn look(bus: &Bus, name: &str, stored: &Stored) -> Result<Ending, Error> {
+    let missing = || Error::StreamMissing {
+        stream: name.to_owned(),
+    };
+    let info = stream::info(bus, name).await?.ok_or_else(missing)?;
+    if info.last_sequence < stored.sequence {
+        return Ok(Ending::Lost {
+            upto: info.last_sequence,
+            what: format!("ends at {}", info.last_sequence),
+        });
+    }
+    let handle = bus.jetstream().get_stream_no_info(name).await;
+    let handle = handle.map_err(|error| stream::get_error(bus, name, &error))?;
+    match handle.get_raw_message(stored.sequence).await {
+        Ok(message) => {
+            let id = message.headers.get(NATS_MESSAGE_ID);
+            if id.is_some_and(|id| id.as_str() == stored.message_id) {
+                return Ok(Ending::Whole);
+            }
+            Ok(Ending::Lost {
+                upto: 0,
+                what: format!("has another message {}", stored.sequence),
+            })
+        }
+        // Removed, because every reader has settled it.
+        Err(error) if stream::is_not_found(&error) => Ok(Ending::Whole),
+        Err(error) => Err(Error::request(format!("looking into {name}"), error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_given_again_is_a_lost_end() {
+        let acknowledged = Acknowledged::new("S", None);
+        acknowledged.note(7, "a".into()).unwrap();
+        acknowledged.note(9, "b".into()).unwrap();
+        let error = acknowledged.note(9, "c".into()).unwrap_err();
+        assert!(
+            error.to_string().contains("gives the number 9 again"),
+            "{error}"
+        );
+        assert_eq!(acknowledged.newest().unwrap().message_id, "b");
+    }
+}

@@ -1,0 +1,90 @@
+//! A nats-server that comes back from a loss of power without the end of its stream.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use testkit::{NatsOptions, NatsServer, wait_until};
+
+use super::{index_name, nodes};
+use crate::support::{
+    corpus::{self, delete_by_query},
+    equal::until_equal,
+    pipeline::Pipeline,
+    program::PATIENCE,
+};
+
+/// Everything that the log has acknowledged of an index after `copy` is gone from it.
+async fn lose_the_end(nats: &mut NatsServer, stream: &Path, copy: &Path) -> Result<()> {
+    nats.kill();
+    std::fs::remove_dir_all(stream)?;
+    copy_folder(copy, stream)?;
+    nats.restart().await
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    let copied = std::process::Command::new("cp")
+        .args([Path::new("-a"), from, to])
+        .status()?;
+    ensure!(copied.success(), "{from:?} cannot be copied");
+    Ok(())
+}
+
+/// The documents with even numbers up to 200 are deleted, others changed, some are new.
+#[tokio::test]
+async fn what_the_stream_loses_with_its_end_is_published_again_deletes_included() -> Result<()> {
+    for runs_through in [false, true] {
+        let (source, target) = nodes().await;
+        let index = index_name("lost-end");
+        corpus::create(&source.http(), &index, 2, false).await?;
+        corpus::index_numbers(&source.http(), &index, 0..1000, 0).await?;
+        let folder = tempfile::tempdir()?;
+        let store = folder.path().join("store");
+        let mut pipeline = Pipeline::new(&source.url(), &target.url(), &index).await?;
+        pipeline.nats = NatsServer::start(NatsOptions {
+            store: Some(store.clone()),
+            ..NatsOptions::default()
+        })
+        .await?;
+        let (mut watcher, writer) = (pipeline.watcher()?, pipeline.writer()?);
+        until_equal(&source.http(), &target.http(), &index, PATIENCE).await?;
+        writer.stop().await?;
+
+        let stream = store.join("jetstream/$G/streams/ES_CHANGES");
+        let saved = folder.path().join("saved");
+        pipeline.nats.kill();
+        copy_folder(&stream, &saved)?;
+        pipeline.nats.restart().await?;
+
+        let gone = json!({ "range": { "number": { "lt": 200 } } });
+        delete_by_query(&source.http(), &index, gone).await?;
+        corpus::index_numbers(&source.http(), &index, 800..1200, 1).await?;
+        let client = async_nats::connect(pipeline.nats.url()).await?;
+        let log = async_nats::jetstream::new(client)
+            .get_stream("ES_CHANGES")
+            .await?;
+        let deletes = format!("es.default.{}.delete", model::token::encode(&index));
+        wait_until("the log has it all", PATIENCE, async || {
+            let all = watcher.metric("syncline_watcher_changes_total").await;
+            let deletes = log.get_last_raw_message_by_subject(&deletes).await;
+            all.is_ok_and(|all| all >= 1000.0 + 200.0 + 400.0) && deletes.is_ok()
+        })
+        .await?;
+        if !runs_through {
+            watcher.stop().await?;
+            lose_the_end(&mut pipeline.nats, &stream, &saved).await?;
+            watcher = pipeline.watcher()?;
+        } else {
+            lose_the_end(&mut pipeline.nats, &stream, &saved).await?;
+        }
+        watcher.says(&["the stream has lost its end"]).await?;
+        let writer = pipeline.writer()?;
+        let left = until_equal(&source.http(), &target.http(), &index, PATIENCE)
+            .await
+            .with_context(|| watcher.last_words())?;
+        ensure!(left == 1000, "{left}");
+        watcher.stop().await?;
+        writer.stop().await?;
+    }
+    Ok(())
+}
