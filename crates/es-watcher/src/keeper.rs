@@ -15,6 +15,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use crate::{
     checkpoint::{Checkpoint, Checkpoints, ShardKey},
     ledger::{Gone, Ledger},
+    lineage::Registry,
     source::SourceObserver,
 };
 
@@ -33,6 +34,8 @@ pub struct Memory {
     pub checkpoints: Checkpoints,
     /// Which documents; deletes are noticed with it only.
     pub ledger: Option<Ledger>,
+    /// Where else epochs are known.
+    pub registry: Arc<dyn Registry>,
     /// What the log has acknowledged, where it may lose its end.
     pub log: Option<Arc<Acknowledged>>,
 }

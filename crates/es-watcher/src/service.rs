@@ -6,8 +6,8 @@ use std::{
 };
 
 use bus::{
-    Bus, Ending, JetStreamSink, Lease, LeaseOptions, Role, SinkOptions, Stored, StreamSpec, stream,
-    until_answered,
+    Bus, Ending, JetStreamSink, Lease, LeaseOptions, Lineages, Role, SinkOptions, Stored,
+    StreamSpec, stream, until_answered,
 };
 use model::Root;
 use pipeline::{Fault, PublishOptions, publish};
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Args, CheckpointError, Checkpoints, DiskStore, Ledger, LedgerError, Memory, Owner,
-    SearchSource, SourceOptions, WatcherMetrics,
+    SearchSource, SourceOptions, WatcherMetrics, lineage::Bucket,
 };
 
 /// How long the stream may take to acknowledge a batch.
@@ -141,6 +141,8 @@ enum Ended {
     Stopped,
     /// The stream has lost what it had acknowledged: it is published again.
     LostEnd(bus::Error),
+    /// The target holds more of an index than we know: our epochs are too low.
+    Outdated(String),
 }
 
 impl Watcher<'_> {
@@ -151,6 +153,11 @@ impl Watcher<'_> {
                 Ended::LostEnd(error) => {
                     tracing::error!(%error, "going back to what the stream still has");
                 }
+                Ended::Outdated(history) => tracing::warn!(
+                    history,
+                    "the target was filled under a higher epoch than this watcher remembers, as after the loss of its \
+                     checkpoints: everything of that index is published again under a higher one"
+                ),
             }
         }
     }
@@ -170,11 +177,18 @@ impl Watcher<'_> {
         if let Some(ledger) = &ledger {
             continue_ledger(ledger, self.lease, &self.observer).await?;
         }
+        let replicas = self.args.stream_replicas;
+        let opened = until_answered(self.shutdown, || Lineages::open(&self.bus, replicas));
+        let Some(lineages) = opened.await? else {
+            return Ok(Ended::Stopped);
+        };
+        let bucket = Bucket::new(lineages);
         let mut sink = JetStreamSink::new(&self.bus, self.sink_options(newest));
         let acknowledged = sink.acknowledged();
         let memory = Memory {
             checkpoints: Checkpoints::on_disk(store),
             ledger,
+            registry: Arc::new(bucket.clone()),
             log: Some(Arc::clone(&acknowledged)),
         };
         let mut source = SearchSource::start(
@@ -188,6 +202,7 @@ impl Watcher<'_> {
         let ended = tokio::select! {
             biased;
             error = acknowledged.lost(&self.bus) => Ok(Ended::LostEnd(error)),
+            history = bucket.raised() => Ok(Ended::Outdated(history)),
             ended = publishing => ended.map(|()| Ended::Stopped).map_err(ServiceError::from),
             lost = self.lease.lost() => Err(lost.into()),
         };

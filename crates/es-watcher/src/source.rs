@@ -150,6 +150,7 @@ impl SearchSource {
             searches: Semaphore::new(options.searches.max(1)),
             options,
             checkpoints: memory.checkpoints,
+            registry: memory.registry,
             observer,
             ledger: memory.ledger,
             stage: to_log,

@@ -7,10 +7,11 @@ mod config;
 mod file_letters;
 mod metrics;
 mod service;
+mod strangers;
 mod writer;
 
 pub use self::config::Args;
 pub use file_letters::FileDeadLetters;
 pub use metrics::WriterMetrics;
 pub use service::{ServiceError, run};
-pub use writer::SearchWriter;
+pub use writer::{SearchWriter, Told};

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -21,6 +21,8 @@ use runtime::{
         seconds_buckets,
     },
 };
+
+use crate::strangers::Strangers;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
@@ -49,7 +51,12 @@ pub struct WriterMetrics {
     pending: Gauge,
     entries: Gauge,
     in_flight_bytes: Gauge,
+    concurrency: Gauge,
     refused: AtomicU64,
+    foreign: Family<IndexLabel, Counter>,
+    strangers: Strangers,
+    /// Whether anything is read and not settled.
+    is_busy: AtomicBool,
     readiness: Readiness,
     heart: Option<Heart>,
     hot: Mutex<Option<Hot>>,
@@ -80,7 +87,11 @@ impl WriterMetrics {
             pending: Gauge::default(),
             entries: Gauge::default(),
             in_flight_bytes: Gauge::default(),
+            concurrency: Gauge::default(),
             refused: AtomicU64::new(0),
+            foreign: Family::default(),
+            strangers: Strangers::default(),
+            is_busy: AtomicBool::new(false),
             readiness,
             heart,
             hot: Mutex::new(None),
@@ -108,7 +119,17 @@ impl WriterMetrics {
                 "Messages of the stream that this writer has not read yet",
                 new.pending.clone(),
             );
+            registry.register(
+                "foreign_versions",
+                "Documents at the target that somebody else has written: our changes lose against them",
+                new.foreign.clone(),
+            );
             registry.register("in_flight_entries", "Log entries read and not settled", new.entries.clone());
+            registry.register(
+                "concurrency",
+                "Bulks that may be under way at once: --concurrency, or less while the target is busy",
+                new.concurrency.clone(),
+            );
             registry.register("in_flight_bytes", "Their bytes", new.in_flight_bytes.clone());
         });
         new
@@ -117,6 +138,23 @@ impl WriterMetrics {
     /// How many changes the target has refused.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Says which documents somebody else has written.
+    fn judge(&self) {
+        for (told, stranger) in self.strangers.caught_up().into_iter().enumerate() {
+            let label = IndexLabel {
+                index: stranger.index.to_string(),
+            };
+            self.foreign.get_or_create(&label).inc();
+            if told < 10 {
+                tracing::error!(
+                    index = %stranger.index, id = %stranger.id, ours = %stranger.ours, held = stranger.held,
+                    "somebody else has written this document at the target, under a version above the source's: it \
+                     stays as it is there until the source's lies above; `syncline verify --repair` overwrites it"
+                );
+            }
+        }
     }
 
     fn hot(&self, index: &IndexName) -> Hot {
@@ -152,12 +190,19 @@ impl Observer for WriterMetrics {
     fn settled(&self, batch: &Batch, change: &Change, outcome: &Outcome) {
         let hot = self.hot(&batch.index);
         match outcome {
+            Outcome::Superseded(held) => self.strangers.lost(&batch.index, change, *held),
+            Outcome::Applied | Outcome::AlreadyApplied => {
+                self.strangers.written(&batch.index, change);
+            }
+            Outcome::Refused(_) | Outcome::Retry(_) => {}
+        }
+        match outcome {
             Outcome::Applied => {
                 hot.applied.inc();
                 hot.bytes
                     .inc_by(change.document().map_or(0, |d| d.as_bytes().len() as u64));
             }
-            Outcome::AlreadyApplied => {
+            Outcome::AlreadyApplied | Outcome::Superseded(_) => {
                 hot.already.inc();
             }
             Outcome::Refused(reason) => {
@@ -199,10 +244,18 @@ impl Observer for WriterMetrics {
 
     fn pending(&self, entries: u64) {
         self.pending.set(entries as i64);
+        if entries == 0 && !self.is_busy.load(Ordering::Relaxed) {
+            self.judge();
+        }
+    }
+
+    fn concurrency(&self, bulks: usize) {
+        self.concurrency.set(bulks as i64);
     }
 
     fn in_flight(&self, entries: usize, bytes: usize) {
         self.entries.set(entries as i64);
+        self.is_busy.store(entries > 0, Ordering::Relaxed);
         self.in_flight_bytes.set(bytes as i64);
     }
 }

@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use bus::{
-    JetStreamDeadLetters, JetStreamReader, ReaderOptions, StreamSpec, stream, until_answered,
+    JetStreamDeadLetters, JetStreamReader, Lineages, ReaderOptions, StreamSpec, stream,
+    until_answered,
 };
 use model::{Root, SubjectError, Tenant, expand_filter};
 use pipeline::{ApplyOptions, Fault, apply};
@@ -88,7 +89,12 @@ pub async fn run(
         lease: args.lease.into(),
         ..ReaderOptions::new(&args.stream, &args.consumer)
     };
-    let writer = Arc::new(SearchWriter::new(client));
+    let replicas = args.stream_replicas;
+    let opened = until_answered(shutdown, || Lineages::open(&bus, replicas));
+    let Some(lineages) = opened.await? else {
+        return Ok(());
+    };
+    let writer = Arc::new(SearchWriter::new(client).telling(lineages));
     let dead_letters = Arc::new(dead_letters);
     loop {
         let opened = until_answered(shutdown, || {

@@ -1,9 +1,11 @@
 //! A search cluster as a [`Writer`].
 
-use std::{pin::Pin, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
+use bus::Lineages;
 use bytes::BytesMut;
-use model::{Change, IndexDefinition, IndexName, wire};
+use futures::future::BoxFuture;
+use model::{Change, IndexDefinition, IndexName, Lineage, wire};
 use pipeline::{Fault, Outcome, Writer};
 use search::{Client, Error, Item, retry};
 
@@ -15,12 +17,67 @@ const MARGIN: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone)]
 pub struct SearchWriter {
     client: Client,
+    told: Option<Arc<dyn Told>>,
+}
+
+/// Hears which epochs a target holds.
+pub trait Told: std::fmt::Debug + Send + Sync + 'static {
+    /// Remembers them, so that the source begins above.
+    fn tell<'a>(&'a self, lineage: &'a Lineage) -> BoxFuture<'a, Result<(), Fault>>;
+}
+
+impl Told for Lineages {
+    fn tell<'a>(&'a self, lineage: &'a Lineage) -> BoxFuture<'a, Result<(), Fault>> {
+        Box::pin(async move {
+            self.merge(lineage).await?;
+            Ok(())
+        })
+    }
 }
 
 impl SearchWriter {
     /// A writer into `client`'s cluster.
     pub fn new(client: Client) -> SearchWriter {
-        SearchWriter { client }
+        SearchWriter { client, told: None }
+    }
+
+    /// Tells whoever hands out epochs when the target holds higher ones than a source gives.
+    pub fn telling(self, told: impl Told) -> SearchWriter {
+        SearchWriter {
+            told: Some(Arc::new(told)),
+            ..self
+        }
+    }
+
+    /// Writes down where an index comes from, if it may come from there.
+    async fn descend(&self, index: &IndexName, said: &Lineage) -> Result<(), Fault> {
+        let known = self.client.lineage(index).await.map_err(fault)?;
+        let known = known.unwrap_or_default();
+        let joined = known.join(said).map_err(|reason| {
+            Fault::fatal(format!(
+                "index {index} of the target: {reason}; give each source an index of its own at the target, or, if the \
+                 source has moved there, delete `syncline` from the `_meta` of the index's mapping"
+            ))
+        })?;
+        if joined.is_ahead {
+            tracing::warn!(
+                %index,
+                "the target holds a higher epoch than the source gives, as after the loss of the source's checkpoints"
+            );
+            match &self.told {
+                Some(told) => told.tell(&joined.lineage).await?,
+                None => {
+                    return Err(Fault::fatal(format!(
+                        "another process has filled index {index} of the target meanwhile: stop that one and run this again"
+                    )));
+                }
+            }
+        }
+        if joined.lineage == known {
+            return Ok(());
+        }
+        let put = self.client.put_lineage(index, &joined.lineage).await;
+        put.map_err(fault)
     }
 
     /// Writes a bulk; one that the cluster finds too large is written in halves.
@@ -79,7 +136,10 @@ impl Writer for SearchWriter {
                 tracing::debug!(%index, ?left_out, "a setting of the source is left out");
             }
         }
-        Ok(())
+        match &definition.lineage {
+            None => Ok(()),
+            Some(lineage) => self.descend(index, lineage).await,
+        }
     }
 }
 
@@ -89,7 +149,10 @@ fn outcome((item, change): (Item, &&Change)) -> Outcome {
     };
     let reason = || format!("{}: {} (status {})", error.kind, error.reason, item.status);
     match (item.status, retry::classify_item(item.status, &error.kind)) {
-        (409, _) => Outcome::AlreadyApplied,
+        (409, _) => match error.held_version() {
+            Some(held) if held > change.version.get() => Outcome::Superseded(held),
+            _ => Outcome::AlreadyApplied,
+        },
         (_, retry::Decision::Retry) => Outcome::Retry(reason()),
         // The index is gone, or may not be created by writing: somebody can still create it.
         (404, _) if error.kind == "index_not_found_exception" => Outcome::Retry(reason()),
@@ -134,6 +197,14 @@ mod tests {
                 r#"{{"status":{status},"error":{{"type":"{kind}","reason":"why"}}}}"#
             ))
         };
+        let conflict = |held: u64| {
+            of(&format!(
+                r#"{{"status":409,"error":{{"type":"version_conflict_engine_exception",
+                "reason":"[1]: version conflict, current version [{held}] is higher or equal to the one provided [1]"}}}}"#
+            ))
+        };
+        assert_eq!(conflict(1), Outcome::AlreadyApplied);
+        assert_eq!(conflict(9), Outcome::Superseded(9));
         assert_eq!(
             answer(409, "version_conflict_engine_exception"),
             Outcome::AlreadyApplied

@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Change, IndexName};
+use crate::{Change, IndexName, Lineage};
 
 /// Something a source yields about one index.
 #[derive(Debug, Clone)]
@@ -99,4 +99,7 @@ pub struct IndexDefinition {
     pub settings: Box<RawValue>,
     /// The object under `mappings` of `GET /{index}`.
     pub mappings: Box<RawValue>,
+    /// Where it comes from, if the source has such a thing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lineage: Option<Lineage>,
 }

@@ -11,6 +11,7 @@
 
 mod batch;
 mod change;
+mod lineage;
 mod name;
 mod subject;
 mod version;
@@ -18,6 +19,7 @@ pub mod wire;
 
 pub use batch::{Batch, Content, IndexDefinition, Origin, now_ms};
 pub use change::{Action, Change, Document, Operation};
+pub use lineage::{AnotherSource, Generation, JoinError, Joined, Lineage, source_of};
 pub use name::{DocumentId, IndexName, NameError, Tenant};
 pub use subject::{Kind, Root, Subject, SubjectError, expand_filter, token};
 pub use version::{Epoch, Version, VersionError};

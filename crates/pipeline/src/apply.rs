@@ -12,6 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     DeadLetter, DeadLetters, Delivery, Fault, Floor, MessageSource, Observer, Payload, Writer,
+    gate::Gate,
     lane::{Lane, Part},
 };
 
@@ -21,7 +22,7 @@ const PULSE: Duration = Duration::from_secs(5);
 /// How changes are gathered and how much may be under way.
 #[derive(Debug, Clone)]
 pub struct ApplyOptions {
-    /// How many bulks are written side by side.
+    /// The most bulks that are written side by side; fewer while the target is busy.
     pub lanes: usize,
     /// The most changes in a bulk.
     pub bulk_count: usize,
@@ -113,6 +114,7 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
         options: &ApplyOptions,
         settled: &mpsc::Sender<u64>,
     ) {
+        let gate = Arc::new(Gate::new(options.lanes));
         for _ in 0..options.lanes.max(1) {
             // An entry has at most one part per lane, so there is always room for it.
             let (lane, parts) = mpsc::channel(options.entries + 1);
@@ -123,6 +125,7 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
                 observer: Arc::clone(&self.observer),
                 tenure: source.tenure(),
                 options: options.clone(),
+                gate: Arc::clone(&gate),
                 stop: self.stop.clone(),
             };
             self.tasks.spawn(lane.run(parts, settled.clone()));

@@ -15,7 +15,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{ApplyOptions, DeadLetter, DeadLetters, Fault, Observer, Outcome, Tenure, Writer};
+use crate::{
+    ApplyOptions, DeadLetter, DeadLetters, Fault, Observer, Outcome, Tenure, Writer, gate::Gate,
+};
 
 /// The changes of one log entry that belong to one lane.
 pub(crate) struct Part {
@@ -32,6 +34,8 @@ pub(crate) struct Lane<W, D, O> {
     pub(crate) observer: Arc<O>,
     pub(crate) tenure: Tenure,
     pub(crate) options: ApplyOptions,
+    /// Shared by all lanes.
+    pub(crate) gate: Arc<Gate>,
     /// Cancelled when what does not work at once has no time left to work later.
     pub(crate) stop: CancellationToken,
 }
@@ -127,15 +131,25 @@ impl<W: Writer, D: DeadLetters, O: Observer> Lane<W, D, O> {
         let mut retried = false;
         while !pending.is_empty() {
             let changes: Vec<&Change> = pending.iter().map(|item| item.change).collect();
+            let permit = self.gate.enter(&self.stop).await.ok_or(Stop::GivenUp)?;
             let deadline = self.deadline().await?;
-            let reason = match self.writer.write(index, &changes, deadline).await {
-                Ok(outcomes) => self.settle(index, &mut pending, outcomes).await?,
-                Err(fault) if fault.is_retryable() => Some(fault.to_string()),
+            match self.writer.write(index, &changes, deadline).await {
+                Ok(outcomes) => {
+                    permit.answered(!outcomes.iter().any(|o| matches!(o, Outcome::Retry(_))));
+                    self.observer.concurrency(self.gate.limit());
+                    if let Some(reason) = self.settle(index, &mut pending, outcomes).await? {
+                        retried = true;
+                        self.pause("write", &reason, &mut backoff).await?;
+                    }
+                }
+                Err(fault) if fault.is_retryable() => {
+                    retried = true;
+                    // All lanes wait for the same target; one of them says so.
+                    if let Some(pause) = permit.failed() {
+                        self.observer.retrying("write", &fault, pause);
+                    }
+                }
                 Err(fault) => return Err(Stop::Failed(fault)),
-            };
-            if let Some(reason) = reason {
-                retried = true;
-                self.pause("write", &reason, &mut backoff).await?;
             }
         }
         if retried {
@@ -166,7 +180,7 @@ impl<W: Writer, D: DeadLetters, O: Observer> Lane<W, D, O> {
                     continue;
                 }
                 Outcome::Refused(why) => self.park(index, item, why).await?,
-                Outcome::Applied | Outcome::AlreadyApplied => {}
+                Outcome::Applied | Outcome::AlreadyApplied | Outcome::Superseded(_) => {}
             }
             self.observer
                 .settled(&item.part.batch, item.change, &outcome);

@@ -18,6 +18,7 @@ pub mod fake;
 mod fault;
 mod filtered;
 mod floor;
+mod gate;
 mod lane;
 mod publish;
 mod seams;

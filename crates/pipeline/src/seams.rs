@@ -164,8 +164,10 @@ pub trait Writer: Send + Sync + 'static {
 pub enum Outcome {
     /// It was written.
     Applied,
-    /// The target already held this version or a newer one.
+    /// The target already held this version, or a newer one that is not known.
     AlreadyApplied,
+    /// The target holds this higher version.
+    Superseded(u64),
     /// Not now: the target was busy or unavailable, for the reason given.
     Retry(String),
     /// Never: the target refuses this document, for the reason given.
@@ -229,6 +231,9 @@ pub trait Observer: Send + Sync + 'static {
 
     /// So many entries of the log wait to be read. Called together with `alive`.
     fn pending(&self, _entries: u64) {}
+
+    /// So many bulks may be under way at once, as the target is taking them.
+    fn concurrency(&self, _bulks: usize) {}
 
     /// How much has been read and is not settled yet, in entries and bytes.
     fn in_flight(&self, _entries: usize, _bytes: usize) {}

@@ -31,6 +31,15 @@ pub struct ItemError {
     cause: Option<Cause>,
 }
 
+impl ItemError {
+    /// Of a version conflict: the version that is there. The servers say it in their sentence only
+    /// (`VersionType.explainConflictForWrites`).
+    pub fn held_version(&self) -> Option<u64> {
+        let (_, rest) = self.reason.split_once("current version [")?;
+        rest.split_once(']')?.0.parse().ok()
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 struct Cause {
     #[serde(default)]

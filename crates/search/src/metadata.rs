@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use model::{IndexDefinition, IndexName};
+use model::{IndexDefinition, IndexName, Lineage};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, value::RawValue};
+use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{Client, Error, LeftOut, Request, capture::Shards, encode, portable_settings};
+
+/// Where the lineage stands in the mapping's `_meta`.
+const LINEAGE: &str = "syncline";
 
 /// What came of creating an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +65,7 @@ impl Client {
                 product: self.server().to_string(),
                 settings: definition.settings.index,
                 mappings: definition.mappings,
+                lineage: None,
             }),
             _ => Err(malformed(format!("{count} indices go by this name"))),
         }
@@ -97,6 +101,45 @@ impl Client {
             Err(error) => return Err(incompatible(index, error)),
         };
         Ok(Creation { outcome, left_out })
+    }
+
+    /// What an index's mapping says of where it is filled from; nothing where it says nothing.
+    ///
+    /// # Errors
+    /// Also when what it says cannot be read.
+    pub async fn lineage(&self, index: &IndexName) -> Result<Option<Lineage>, Error> {
+        let mut meta = self.meta(index).await?;
+        let Some(found) = meta.remove(LINEAGE) else {
+            return Ok(None);
+        };
+        let malformed = |e: serde_json::Error| {
+            Error::malformed(format!("_meta.{LINEAGE} in the mapping of {index}"), e)
+        };
+        serde_json::from_value(found).map(Some).map_err(malformed)
+    }
+
+    /// Writes down where an index is filled from, besides what else is under `_meta`.
+    ///
+    /// # Errors
+    /// When the cluster refuses.
+    pub async fn put_lineage(&self, index: &IndexName, lineage: &Lineage) -> Result<(), Error> {
+        let mut meta = self.meta(index).await?;
+        meta.insert(LINEAGE.to_owned(), json!(lineage));
+        let mapping = json!({ "_meta": meta }).to_string();
+        let path = format!("/{}/_mapping", encode(index.as_str()));
+        self.send(Request::put(path).json(mapping)).await.map(drop)
+    }
+
+    async fn meta(&self, index: &IndexName) -> Result<Map<String, Value>, Error> {
+        #[derive(Deserialize)]
+        struct Mapping {
+            #[serde(rename = "_meta", default)]
+            meta: Map<String, Value>,
+        }
+        let definition = self.definition(index).await?;
+        let mapping: Mapping = serde_json::from_str(definition.mappings.get())
+            .map_err(|e| Error::malformed(format!("mapping of {index}"), e))?;
+        Ok(mapping.meta)
     }
 
     /// Adds to the mapping of an index.

@@ -122,7 +122,7 @@ impl Observer for Progress {
         self.with(&batch.index, |index| {
             match outcome {
                 Outcome::Applied => index.applied += 1,
-                Outcome::AlreadyApplied => index.already += 1,
+                Outcome::AlreadyApplied | Outcome::Superseded(_) => index.already += 1,
                 Outcome::Refused(_) => index.refused += 1,
                 Outcome::Retry(_) => {}
             }

@@ -1,4 +1,5 @@
-//! A TCP proxy that misbehaves on command: cuts connections, delays bytes, goes silent.
+//! A TCP proxy that misbehaves on command: cuts connections, delays bytes, goes silent, breaks answers off,
+//! refuses requests.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,6 +22,10 @@ enum Mood {
     Silent,
     /// Existing connections are closed, new ones at once.
     Cut,
+    /// Every answer breaks off after so many bytes of its connection.
+    Truncating(usize),
+    /// Every request is answered with this HTTP status.
+    Refusing(u16),
 }
 
 /// A proxy in front of one server; it ends when dropped.
@@ -73,6 +78,17 @@ impl ChaosProxy {
         self.mood.send_replace(Mood::Silent);
     }
 
+    /// Closes each connection after so many bytes from the server.
+    pub fn truncate(&self, after: usize) {
+        self.mood.send_replace(Mood::Truncating(after));
+    }
+
+    /// Answers HTTP requests with a status, as a server does that is too busy (429) or has no master (503).
+    /// What is under way is cut off.
+    pub fn refuse(&self, status: u16) {
+        self.mood.send_replace(Mood::Refusing(status));
+    }
+
     /// Behaves again.
     pub fn heal(&self) {
         self.mood.send_replace(Mood::Healthy);
@@ -103,11 +119,15 @@ async fn accept(listener: TcpListener, upstream: SocketAddr, moods: watch::Recei
 
 /// Carries one connection until either side or the mood ends it.
 async fn connection(client: TcpStream, upstream: SocketAddr, mut moods: watch::Receiver<Mood>) {
+    let mood = *moods.borrow();
+    if let Mood::Refusing(status) = mood {
+        return refuse(client, status).await;
+    }
     // A proxy whose owner is gone is as good as cut.
     let mut until_cut = moods.clone();
     let cut = async move {
         until_cut
-            .wait_for(|mood| *mood == Mood::Cut)
+            .wait_for(|mood| matches!(mood, Mood::Cut | Mood::Refusing(_)))
             .await
             .map(drop)
     };
@@ -126,8 +146,8 @@ async fn connection(client: TcpStream, upstream: SocketAddr, mut moods: watch::R
         let (server_reads, server_writes) = server.into_split();
         tokio::select! {
             biased;
-            () = pass(client_reads, server_writes, moods.clone()) => {}
-            () = pass(server_reads, client_writes, moods.clone()) => {}
+            () = pass(client_reads, server_writes, moods.clone(), false) => {}
+            () = pass(server_reads, client_writes, moods.clone(), true) => {}
         }
     };
     tokio::select! {
@@ -137,8 +157,32 @@ async fn connection(client: TcpStream, upstream: SocketAddr, mut moods: watch::R
     }
 }
 
+/// Reads what there is of a request and refuses it.
+async fn refuse(mut client: TcpStream, status: u16) {
+    let mut buffer = vec![0; 64 << 10];
+    let body = format!(
+        r#"{{"error":{{"type":"refused_by_the_test","reason":"busy"}},"status":{status}}}"#
+    );
+    let answer = format!(
+        "HTTP/1.1 {status} Refused\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    // A client that gives up first needs no answer.
+    if matches!(client.read(&mut buffer).await, Ok(1..))
+        && client.write_all(answer.as_bytes()).await.is_ok()
+    {
+        while matches!(client.read(&mut buffer).await, Ok(1..)) {}
+    }
+}
+
 /// Copies one direction; an end of data or an error ends the connection.
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut moods: watch::Receiver<Mood>) {
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut moods: watch::Receiver<Mood>,
+    is_answer: bool,
+) {
+    let mut passed = 0;
     let mut buffer = vec![0; 64 << 10];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
         let Ok(mood) = moods
@@ -151,7 +195,13 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut moods: watch:
         if let Mood::Slow(by) = mood {
             tokio::time::sleep(by).await;
         }
-        if to.write_all(&buffer[..count]).await.is_err() {
+        let (mut some, mut breaks_off) = (count, false);
+        if let (Mood::Truncating(after), true) = (mood, is_answer) {
+            some = count.min(after.saturating_sub(passed));
+            breaks_off = some < count;
+        }
+        passed += some;
+        if to.write_all(&buffer[..some]).await.is_err() || breaks_off {
             return;
         }
     }

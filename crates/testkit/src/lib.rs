@@ -10,6 +10,7 @@
 mod artefacts;
 mod chaos_proxy;
 mod checksums;
+mod clock;
 mod cluster;
 pub mod datasets;
 mod expired_server;
@@ -30,6 +31,7 @@ mod wait;
 
 pub use artefacts::Artefact;
 pub use chaos_proxy::ChaosProxy;
+pub use clock::Clock;
 pub use cluster::SearchCluster;
 pub use expired_server::ExpiredServer;
 pub use http::{Http, install_crypto};

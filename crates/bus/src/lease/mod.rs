@@ -18,13 +18,13 @@ use pipeline::{Fault, Tenure};
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-pub(crate) use record::Mark;
 pub use record::Role;
+pub(crate) use record::{Mark, Place, escape};
 pub use registry::{ReaderStatus, forget_reader, readers};
 
 use crate::{Bus, Error, StreamInfo};
 use machine::{Command, Event, Machine};
-use record::{Place, Record};
+use record::Record;
 
 /// How often a moving floor is stored at most.
 const FLOOR_INTERVAL: Duration = Duration::from_millis(100);

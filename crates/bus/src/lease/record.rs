@@ -45,7 +45,7 @@ pub(crate) fn readers_of(stream: &str) -> String {
 }
 
 /// A name as one token of a key, which takes fewer characters than a subject does.
-fn escape(name: &str) -> String {
+pub(crate) fn escape(name: &str) -> String {
     let mut token = String::with_capacity(name.len());
     for byte in name.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {

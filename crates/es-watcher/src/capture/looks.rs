@@ -6,8 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::{Batch, Content, IndexName, Origin};
-use pipeline::{Captured, Fault};
+use model::{IndexDefinition, IndexName};
+use pipeline::Fault;
 use runtime::backoff::Backoff;
 use search::{Error, IndexInfo};
 use tokio::{
@@ -17,6 +17,7 @@ use tokio::{
 
 use super::{
     Capture, Look,
+    beginning::Beginning,
     inheritance::{Read, inherit},
     pace::Pace,
     refresh::{Refresher, refresh_interval},
@@ -25,7 +26,6 @@ use super::{
 use crate::{
     checkpoint::ShardKey,
     error::{WatchError, fault},
-    ledger::Noted,
 };
 
 /// How often indices are looked for.
@@ -199,7 +199,7 @@ impl Watcher {
         let reader = self.readers.spawn(read_index(
             capture,
             index,
-            Content::Definition(definition),
+            definition,
             Arc::new(refresher),
             looks,
         ));
@@ -208,28 +208,21 @@ impl Watcher {
     }
 }
 
-/// Says what the index looks like, then reads its shards side by side.
+/// Reads the shards of an index side by side.
 async fn read_index(
     capture: Arc<Capture>,
     index: IndexInfo,
-    definition: Content,
+    definition: IndexDefinition,
     refresher: Arc<Refresher>,
     looks: watch::Receiver<Arc<Look>>,
 ) -> Result<(), Fault> {
-    let partition = format!("elasticsearch/{}", index.uuid);
-    let batch = Batch {
-        index: index.name.clone(),
-        origin: Origin::now(partition.into()),
-        content: definition,
-    };
-    let none = crate::checkpoint::Checkpoint::none(&index.name);
-    capture
-        .stage
-        .put(Noted::Other(Captured {
-            batch: Arc::new(batch),
-            position: none,
-        }))
-        .await?;
+    let beginning = Beginning::new(
+        index.name.clone(),
+        index.uuid.clone(),
+        index.shards,
+        definition,
+    );
+    let beginning = Arc::new(beginning);
     let (read, reading) = watch::channel(Read::new());
     let read = Arc::new(read);
     let mut shards = JoinSet::new();
@@ -241,6 +234,7 @@ async fn read_index(
         let reader = ShardReader::new(
             Arc::clone(&capture),
             Arc::clone(&refresher),
+            Arc::clone(&beginning),
             key,
             index.uuid.clone(),
             looks.clone(),

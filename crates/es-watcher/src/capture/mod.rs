@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! look (all shards' statistics, one request)      looks.rs
+//!   -> a new history: its epoch, its definition   beginning.rs
 //!   -> per shard: what is missing?                cursor.rs
 //!        -> refresh the index, once for all       refresh.rs
 //!        -> read windows up to the checkpoint     shard.rs
@@ -12,6 +13,7 @@
 //! A first run is this loop from the beginning of every shard's history: backfill and live tail are
 //! one algorithm, and there is no moment of switching between them.
 
+mod beginning;
 mod cursor;
 mod deletes;
 mod hunt;
@@ -39,6 +41,7 @@ pub(crate) use looks::watch;
 use crate::{
     checkpoint::Checkpoints,
     ledger::{Ledger, Stage},
+    lineage::Registry,
     source::{SourceObserver, SourceOptions},
 };
 
@@ -47,6 +50,7 @@ pub(crate) struct Capture {
     pub(crate) client: Client,
     pub(crate) options: SourceOptions,
     pub(crate) checkpoints: Checkpoints,
+    pub(crate) registry: Arc<dyn Registry>,
     pub(crate) observer: Arc<dyn SourceObserver>,
     /// Bounds the searches that run at the source at once.
     pub(crate) searches: Semaphore,

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::{
     Capture, Look,
+    beginning::Beginning,
     cursor::{Cursor, Range, Standing},
     deletes::Comparison,
     hunt::{Hunt, Step},
@@ -29,6 +30,7 @@ use crate::{
 pub(crate) struct ShardReader {
     capture: Arc<Capture>,
     refresher: Arc<Refresher>,
+    beginning: Arc<Beginning>,
     key: Arc<ShardKey>,
     index_uuid: String,
     partition: Arc<str>,
@@ -72,6 +74,7 @@ impl ShardReader {
     pub(crate) fn new(
         capture: Arc<Capture>,
         refresher: Arc<Refresher>,
+        beginning: Arc<Beginning>,
         key: ShardKey,
         index_uuid: String,
         looks: watch::Receiver<Arc<Look>>,
@@ -80,6 +83,7 @@ impl ShardReader {
         ShardReader {
             capture,
             refresher,
+            beginning,
             partition: format!("elasticsearch/{index_uuid}/{}", key.shard).into(),
             key: Arc::new(key),
             index_uuid,
@@ -103,7 +107,7 @@ impl ShardReader {
             let standing = Standing::new(look.asked, stats);
             let reading = match &mut reading {
                 Some(reading) if reading.history.history_uuid == stats.history_uuid => reading,
-                other => other.insert(self.begin(&stats.history_uuid, &standing)?),
+                other => other.insert(self.begin(&look, &stats.history_uuid, &standing).await?),
             };
             if !reading.cursor.look(&standing) {
                 tracing::info!(shard = %self.key, "the primary moved: this round is read again");
@@ -126,16 +130,18 @@ impl ShardReader {
         Ok(())
     }
 
-    fn begin(&self, history_uuid: &str, standing: &Standing) -> Result<Reading, Fault> {
+    async fn begin(
+        &self,
+        look: &Look,
+        history_uuid: &str,
+        standing: &Standing,
+    ) -> Result<Reading, Fault> {
         let history = History {
             index_uuid: self.index_uuid.clone(),
             history_uuid: history_uuid.to_owned(),
         };
-        let mut start = self
-            .capture
-            .checkpoints
-            .begin(&self.key, &history)
-            .map_err(Fault::fatal)?;
+        let beginning = self.beginning.of(&self.capture, look, &self.key, &history);
+        let mut start = beginning.await?;
         let deletes = match &self.capture.ledger {
             None => None,
             Some(ledger) => Some(self.open_book(ledger, &history, &mut start)?),

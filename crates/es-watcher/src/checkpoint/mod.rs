@@ -11,7 +11,7 @@ use std::{
 };
 
 use bus::Stored;
-use model::{Epoch, IndexName, VersionError};
+use model::{Epoch, Generation, IndexName, Lineage, VersionError};
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::Gone;
@@ -44,6 +44,22 @@ pub struct History {
     pub index_uuid: String,
     /// The shard's history UUID.
     pub history_uuid: String,
+}
+
+impl History {
+    /// It alone as a lineage, without the source's name.
+    pub(crate) fn at(&self, shard: &ShardKey, epoch: Epoch) -> Lineage {
+        let generation = Generation {
+            index: self.index_uuid.clone(),
+            shard: shard.shard,
+            epoch,
+        };
+        let mut lineage = Lineage::default();
+        lineage
+            .histories
+            .insert(self.history_uuid.clone(), generation);
+        lineage
+    }
 }
 
 /// A position of a shard that is durable downstream.
@@ -115,8 +131,9 @@ impl Checkpoints {
     }
 
     /// Where to start reading a shard: its stored position if that belongs to the same history, else
-    /// the beginning, under an epoch above every earlier one of the index. A new epoch is stored
-    /// before this returns.
+    /// the beginning, under an epoch above every history that it follows. `known` is what other places
+    /// know of the epochs; one that is higher there counts, and then everything is read again. A new
+    /// epoch is stored before this returns.
     ///
     /// # Errors
     /// When the store cannot be read or written, or no epoch is left.
@@ -124,20 +141,24 @@ impl Checkpoints {
         &self,
         shard: &Arc<ShardKey>,
         history: &History,
+        known: &Lineage,
     ) -> Result<Checkpoint, CheckpointError> {
-        let known = self.records_of(&shard.index)?;
-        let own = known
-            .iter()
-            .find(|(number, _)| *number == shard.shard)
-            .map(|(_, record)| record);
-        let record = match own {
-            Some(record) if record.history == *history => record.clone(),
-            own => {
-                let epoch = match (own, newest_epoch(&known, history)) {
-                    (None, Newest::OfThisIndex(epoch)) => epoch,
-                    (_, Newest::OfThisIndex(epoch) | Newest::OfAnother(epoch)) => epoch.next()?,
-                    (_, Newest::None) => Epoch(0),
-                };
+        let mut all = known.clone();
+        let mut own = None;
+        for (number, record) in self.records_of(&shard.index)? {
+            let key = ShardKey {
+                index: shard.index.clone(),
+                shard: number,
+            };
+            all.merge(&record.history.at(&key, record.epoch));
+            if number == shard.shard && record.history == *history {
+                own = Some(record);
+            }
+        }
+        let epoch = all.epoch_for(&history.history_uuid, &history.index_uuid, shard.shard)?;
+        let record = match own.filter(|own| own.epoch == epoch) {
+            Some(own) => own,
+            None => {
                 let record = Record {
                     history: history.clone(),
                     epoch,
@@ -227,28 +248,6 @@ impl Checkpoints {
                     .collect())
             }
         }
-    }
-}
-
-/// The newest epoch known of an index name, and whether it is this very index or one that had the
-/// name before.
-enum Newest {
-    None,
-    OfThisIndex(Epoch),
-    OfAnother(Epoch),
-}
-
-fn newest_epoch(known: &[(u32, Record)], history: &History) -> Newest {
-    match known
-        .iter()
-        .map(|(_, record)| record)
-        .max_by_key(|record| record.epoch)
-    {
-        None => Newest::None,
-        Some(newest) if newest.history.index_uuid == history.index_uuid => {
-            Newest::OfThisIndex(newest.epoch)
-        }
-        Some(newest) => Newest::OfAnother(newest.epoch),
     }
 }
 
@@ -348,7 +347,9 @@ mod tests {
     }
 
     fn begin(store: &Checkpoints, number: u32, of: &History) -> (u8, i64) {
-        let start = store.begin(&shard(number), of).unwrap();
+        let start = store
+            .begin(&shard(number), of, &Lineage::default())
+            .unwrap();
         (start.epoch.0, start.position)
     }
 
@@ -356,7 +357,9 @@ mod tests {
     fn a_shard_goes_on_where_its_history_was_left() {
         let (_folder, stores) = stores();
         for store in stores {
-            let mut at = store.begin(&shard(0), &history("a", "h")).unwrap();
+            let mut at = store
+                .begin(&shard(0), &history("a", "h"), &Lineage::default())
+                .unwrap();
             assert_eq!((at.epoch, at.position), (Epoch(0), -1));
             at.position = 41;
             store.commit(&[at.clone()], None).unwrap();
@@ -379,10 +382,30 @@ mod tests {
             assert_eq!(begin(&store, 1, &history("a", "h1")), (0, -1));
             // Recreated with three shards: the new third shard must be above the old first.
             assert_eq!(begin(&store, 2, &history("b", "h2")), (1, -1));
-            assert_eq!(begin(&store, 0, &history("b", "h3")), (2, -1));
+            assert_eq!(begin(&store, 0, &history("b", "h3")), (1, -1));
             // Only the history of one shard is forced anew.
-            assert_eq!(begin(&store, 0, &history("b", "h4")), (3, -1));
+            assert_eq!(begin(&store, 0, &history("b", "h4")), (2, -1));
             assert_eq!(begin(&store, 2, &history("b", "h2")), (1, -1));
+        }
+    }
+
+    #[test]
+    fn a_higher_epoch_that_is_known_elsewhere_counts_and_everything_is_read_again() {
+        let (_folder, stores) = stores();
+        for store in stores {
+            let mut at = store
+                .begin(&shard(0), &history("a", "h"), &Lineage::default())
+                .unwrap();
+            at.position = 41;
+            store.commit(&[at], None).unwrap();
+            let known = history("a", "h").at(&shard(0), Epoch(4));
+            let start = store.begin(&shard(0), &history("a", "h"), &known).unwrap();
+            assert_eq!((start.epoch, start.position), (Epoch(4), -1));
+            // Where nothing is stored, what is known elsewhere is enough.
+            let start = store.begin(&shard(1), &history("a", "i"), &known).unwrap();
+            assert_eq!(start.epoch, Epoch(4));
+            let start = store.begin(&shard(0), &history("b", "j"), &known).unwrap();
+            assert_eq!(start.epoch, Epoch(5));
         }
     }
 
@@ -390,7 +413,9 @@ mod tests {
     fn a_late_position_of_an_epoch_that_is_over_is_ignored() {
         let (_folder, stores) = stores();
         for store in stores {
-            let mut old = store.begin(&shard(0), &history("a", "h")).unwrap();
+            let mut old = store
+                .begin(&shard(0), &history("a", "h"), &Lineage::default())
+                .unwrap();
             old.position = 1_000;
             assert_eq!(begin(&store, 0, &history("b", "i")), (1, -1));
             store.commit(&[old], None).unwrap();

@@ -40,6 +40,7 @@ impl Follower {
         let memory = Memory {
             checkpoints: Checkpoints::in_memory(),
             ledger: Some(Ledger::temporary().unwrap()),
+            registry: Arc::new(()),
             log: None,
         };
         let source = SearchSource::start(client, options, memory, Arc::new(()));

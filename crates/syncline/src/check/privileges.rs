@@ -42,13 +42,14 @@ const ROLES: [Role; 3] = [
             &["cluster:monitor/main", "indices:data/write/bulk"],
             &[
                 "indices:admin/create",
+                "indices:admin/get",
                 "indices:admin/mapping/put",
                 "indices:data/write/bulk[s]",
                 "indices:data/write/index",
                 "indices:data/write/delete",
             ],
         ),
-        elasticsearch: (&["monitor"], &["create_index", "index", "delete"]),
+        elasticsearch: (&["monitor"], &["manage", "index", "delete"]),
     },
     Role {
         name: "syncline-verify",

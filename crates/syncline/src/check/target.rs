@@ -7,8 +7,8 @@
 //! - A field of a type that nobody has: 400 where the mapping may be changed.
 
 use bytes::Bytes;
-use model::IndexName;
-use search::{Client, ClientConfig, Error, IndexPatterns, Product, Request, encode};
+use model::{IndexName, source_of};
+use search::{Client, ClientConfig, Error, IndexPatterns, Request, encode};
 use serde::Deserialize;
 
 use super::{
@@ -47,6 +47,7 @@ pub(crate) async fn look(report: &mut Report, config: &ClientConfig, plan: &Plan
     let existing = writing(report, &client, &names).await;
     creating(report, &client, &names).await;
     mapping(report, &client, &names).await;
+    origin(report, &client, &names, plan.source).await;
     if !existing.is_empty() {
         cluster::comparing(report, "target", read_all(&client, &existing).await);
     }
@@ -181,11 +182,11 @@ async fn creating(report: &mut Report, client: &Client, names: &[IndexName]) {
     }
 }
 
-/// A new field in a document changes the mapping, in OpenSearch by the user's own privilege. In
-/// Elasticsearch it is part of writing.
+/// A new field in a document changes the mapping, in OpenSearch by the user's own privilege; and where
+/// an index comes from is written there.
 async fn mapping(report: &mut Report, client: &Client, names: &[IndexName]) {
     const WHAT: &str = "target mapping";
-    if client.server().product == Product::Elasticsearch || names.is_empty() {
+    if names.is_empty() {
         return;
     }
     for name in names {
@@ -197,6 +198,46 @@ async fn mapping(report: &mut Report, client: &Client, names: &[IndexName]) {
         }
     }
     report.ok(WHAT, "new fields may be added (indices:admin/mapping/put)");
+}
+
+/// An index is filled from one source only, and says from which.
+async fn origin(
+    report: &mut Report,
+    client: &Client,
+    names: &[IndexName],
+    source: Option<&Source>,
+) {
+    const WHAT: &str = "target origin";
+    let mut known = 0;
+    for name in names {
+        match client.lineage(name).await {
+            Ok(None) | Err(Error::IndexNotFound { .. }) => {}
+            Ok(Some(lineage)) => {
+                known += 1;
+                let Some(source) = source else { continue };
+                let said = source_of(&source.client.server().cluster_uuid, name);
+                if lineage.source != said {
+                    return report.fail(
+                        WHAT,
+                        format_args!("{:?} is filled from {}, and this source is {said}", name.as_str(), lineage.source),
+                        "give each source an index of its own at the target, or, if the source has moved there, delete \
+                         `syncline` from the `_meta` of the index's mapping",
+                    );
+                }
+            }
+            Err(error) => return report.fail(WHAT, &error, remedy(&error)),
+        }
+    }
+    if !names.is_empty() {
+        let text = match known {
+            0 => "none of the indices is filled from anywhere yet (indices:admin/get)".to_owned(),
+            known => format!(
+                "{known} of {} indices are filled already, from this source (indices:admin/get)",
+                names.len()
+            ),
+        };
+        report.ok(WHAT, text);
+    }
 }
 
 /// Reads as a comparison does.

@@ -2,16 +2,20 @@
 
 use std::{
     fmt,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
-use anyhow::{Error, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use fastrand::Rng;
 use nix::sys::signal::Signal;
+use tempfile::TempDir;
+use testkit::Clock;
 use tokio::time::sleep;
 
 use crate::{
     LEASE,
+    network::{LINKS, Link, Network, Trouble, Troubles},
     support::{pipeline::Pipeline, program::Program},
 };
 
@@ -23,18 +27,23 @@ pub(crate) struct Tally {
     pauses: usize,
     nats_pauses: usize,
     fenced: usize,
+    full_disks: usize,
+    clock_jumps: usize,
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} kills and {} pauses ({} and {} of nats-server), {} fenced",
+            "{} kills and {} pauses ({} and {} of nats-server), {} fenced, {} disks full, {} \
+             clock jumps",
             self.kills + self.nats_kills,
             self.pauses + self.nats_pauses,
             self.nats_kills,
             self.nats_pauses,
-            self.fenced
+            self.fenced,
+            self.full_disks,
+            self.clock_jumps,
         )
     }
 }
@@ -58,6 +67,11 @@ enum Victim {
     Actor(usize),
     Nats,
     Everybody,
+    Link(Link),
+    /// The disk of one actor.
+    Disk(usize),
+    /// The clock of one actor.
+    Clock(usize),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +102,11 @@ enum Nats {
 /// Everything between source and target.
 pub(crate) struct Actors {
     pipeline: Pipeline,
+    network: Network,
+    clocks: Vec<Clock>,
+    /// When whose disk has room again.
+    full: Vec<Option<Instant>>,
+    _folder: TempDir,
     cast: &'static [Actor],
     actors: Vec<State>,
     nats: Nats,
@@ -96,14 +115,26 @@ pub(crate) struct Actors {
 
 impl Actors {
     /// Starts all of them.
-    pub(crate) fn start(pipeline: Pipeline, random: &mut Rng) -> Result<Actors> {
+    pub(crate) async fn start(
+        mut pipeline: Pipeline,
+        (source, target): (SocketAddr, SocketAddr),
+        random: &mut Rng,
+    ) -> Result<Actors> {
         let cast = &CAST[..random.usize(3..5)];
-        let mut actors = Vec::new();
+        let network = Network::between(&mut pipeline, source, target).await?;
+        let folder = tempfile::tempdir()?;
+        let (mut actors, mut clocks) = (Vec::new(), Vec::new());
         for &actor in cast {
-            actors.push(State::Running(start(&pipeline, actor)?));
+            let clock = Clock::new(folder.path(), actor.1)?;
+            actors.push(State::Running(start(&pipeline, actor, &clock)?));
+            clocks.push(clock);
         }
         Ok(Actors {
             pipeline,
+            network,
+            clocks,
+            full: vec![None; cast.len()],
+            _folder: folder,
             cast,
             actors,
             nats: Nats::Running,
@@ -122,10 +153,25 @@ impl Actors {
                 let (victim, severity) = (self.victim(random), random.u32(0..10));
                 let away = Duration::from_millis(random.u64(0..1500));
                 let paused = Duration::from_millis(random.u64(100..2 * LEASE.as_millis() as u64));
+                let jump = random.i64(-86_400_000..86_400_000);
+                let trouble = Trouble::draw(
+                    random,
+                    if let Victim::Link(link) = victim {
+                        link
+                    } else {
+                        Link::Log
+                    },
+                );
                 match victim {
                     Victim::Actor(actor) => self.harm(actor, severity < 4, away, paused).await?,
                     Victim::Nats => self.harm_nats(severity < 5, away, paused)?,
                     Victim::Everybody => self.kill_all(away).await?,
+                    Victim::Link(link) => self.network.disturb(link, trouble, paused),
+                    Victim::Disk(actor) => self.fill_disk(actor, away)?,
+                    Victim::Clock(actor) => {
+                        self.tally.clock_jumps += 1;
+                        self.clocks[actor].set(jump)?;
+                    }
                 }
             }
             sleep(Duration::from_millis(10)).await;
@@ -134,10 +180,15 @@ impl Actors {
     }
 
     fn victim(&self, random: &mut Rng) -> Victim {
-        match random.usize(0..CAST.len() + 3) {
-            number if number < CAST.len() => Victim::Actor(number % self.cast.len()),
-            number if number < CAST.len() + 2 => Victim::Nats,
-            _ => Victim::Everybody,
+        let actor = random.usize(0..self.cast.len());
+        let link = LINKS[random.usize(0..LINKS.len())];
+        match random.u32(0..100) {
+            0..30 => Victim::Actor(actor),
+            30..45 => Victim::Nats,
+            45..52 => Victim::Everybody,
+            52..84 => Victim::Link(link),
+            84..90 => Victim::Disk(actor),
+            _ => Victim::Clock(actor),
         }
     }
 
@@ -193,6 +244,16 @@ impl Actors {
         Ok(())
     }
 
+    /// Nothing fits on an actor's disk for a while.
+    fn fill_disk(&mut self, actor: usize, lasts: Duration) -> Result<()> {
+        if let State::Running(program) = &self.actors[actor] {
+            self.tally.full_disks += 1;
+            program.limit_files("1")?;
+            self.full[actor] = Some(Instant::now() + lasts);
+        }
+        Ok(())
+    }
+
     fn signal_nats(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.pipeline.nats.pid())?;
         Ok(nix::sys::signal::kill(
@@ -215,11 +276,22 @@ impl Actors {
             }
             _ => {}
         }
+        let now = Instant::now();
+        self.network.heal(now);
+        for (state, full) in self.actors.iter().zip(&mut self.full) {
+            if full.is_some_and(|until| until <= now) {
+                *full = None;
+                if let State::Running(program) | State::Paused(program, _) = state {
+                    program.limit_files("unlimited")?;
+                }
+            }
+        }
         for (at, &actor) in self.cast.iter().enumerate() {
             let state = std::mem::replace(&mut self.actors[at], State::Dead(Instant::now()));
             self.actors[at] = match state {
                 State::Dead(back) if back <= Instant::now() => {
-                    State::Running(start(&self.pipeline, actor)?)
+                    self.full[at] = None;
+                    State::Running(start(&self.pipeline, actor, &self.clocks[at])?)
                 }
                 State::Paused(program, back) if back <= Instant::now() => {
                     program.signal(Signal::SIGCONT)?;
@@ -246,6 +318,10 @@ impl Actors {
     /// Ends all harm.
     pub(crate) async fn restore(&mut self) -> Result<()> {
         let now = Instant::now();
+        self.network.restore();
+        for full in self.full.iter_mut().flatten() {
+            *full = now;
+        }
         self.nats = match self.nats {
             Nats::Running => Nats::Running,
             Nats::Paused(_) => Nats::Paused(now),
@@ -272,19 +348,24 @@ impl Actors {
     }
 
     /// Stops all of them in order.
-    pub(crate) async fn stop(mut self) -> Result<Tally> {
+    pub(crate) async fn stop(mut self) -> Result<(Tally, Troubles)> {
         for (state, (_, name)) in self.actors.drain(..).zip(self.cast) {
             match state {
-                State::Running(program) => program
-                    .stop()
-                    .await
-                    .map_err(|error| error.context(format!("{name} at the end")))?,
+                State::Running(program) => {
+                    // Nobody else has written the target, and nobody may be accused of it.
+                    let foreign = program
+                        .metric("syncline_writer_foreign_versions_total")
+                        .await?;
+                    ensure!(foreign == 0.0, "{name} finds {foreign} foreign versions");
+                    let stopped = program.stop().await;
+                    stopped.with_context(|| format!("{name} at the end"))?;
+                }
                 State::Paused(..) | State::Dead(_) => {
                     return Err(anyhow!("{name} is not running at the end"));
                 }
             }
         }
-        Ok(self.tally)
+        Ok((self.tally, self.network.troubles))
     }
 
     /// The ends of all logs.
@@ -300,12 +381,13 @@ impl Actors {
     }
 }
 
-fn start(pipeline: &Pipeline, (role, _): Actor) -> Result<Program> {
-    Program::start(match role {
+fn start(pipeline: &Pipeline, (role, _): Actor, clock: &Clock) -> Result<Program> {
+    let arguments = match role {
         // The ledger is one, as on one machine, so that whoever takes over knows what was published.
         Role::Watcher => pipeline.watcher_arguments("watcher"),
         Role::Writer => pipeline.writer_arguments("es-writer"),
-    })
+    };
+    Program::start_where_the_disk_may_fill_with(arguments, clock.variables())
 }
 
 /// Why a program has ended, as it says itself.

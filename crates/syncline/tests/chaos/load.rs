@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail};
 use fastrand::Rng;
 use serde_json::{Value, json};
 use testkit::{Http, unique_name};
@@ -27,6 +27,17 @@ struct Index {
     name: String,
     shards: u32,
     routed: bool,
+}
+
+impl Index {
+    fn definition(&self) -> Value {
+        json!({
+            "settings": { "index": { "number_of_shards": self.shards, "number_of_replicas": 0 } },
+            "mappings": { "properties": {
+                "text": { "type": "keyword", "index": false, "doc_values": false },
+            } },
+        })
+    }
 }
 
 impl Plan {
@@ -53,13 +64,8 @@ impl Plan {
     /// Creates them in the source.
     pub(crate) async fn create(&self, http: &Http) -> Result<()> {
         for index in &self.0 {
-            let body = json!({
-                "settings": { "index": { "number_of_shards": index.shards, "number_of_replicas": 0 } },
-                "mappings": { "properties": {
-                    "text": { "type": "keyword", "index": false, "doc_values": false },
-                } },
-            });
-            http.put_json(&format!("/{}", index.name), &body).await?;
+            http.put_json(&format!("/{}", index.name), &index.definition())
+                .await?;
         }
         Ok(())
     }
@@ -119,6 +125,9 @@ impl Client {
     async fn write(mut self, stop: CancellationToken, operations: Arc<AtomicUsize>) -> Result<()> {
         while !stop.is_cancelled() {
             let index = self.plan.0[self.random.usize(0..self.plan.0.len())].clone();
+            if self.random.u32(0..40) == 0 {
+                self.upheaval(&index).await?;
+            }
             let count = self.bulk_size();
             let body: String = (0..count).map(|_| self.operation(&index)).collect();
             self.send(&index, &body).await?;
@@ -138,17 +147,68 @@ impl Client {
         Ok(())
     }
 
-    /// Sends a bulk again for as long as the source is too busy for it.
+    /// Something that concerns the whole index.
+    async fn upheaval(&mut self, index: &Index) -> Result<()> {
+        let name = &index.name;
+        match self.random.u32(0..12) {
+            0..4 => {
+                let mine = json!({ "query": { "bool": { "filter": [
+                    { "term": { "client": self.number } },
+                    { "range": { "written": { "gte": self.random.usize(0..self.written + 1) } } },
+                ] } } });
+                let path = format!("/{name}/_delete_by_query?conflicts=proceed&max_docs=500");
+                self.ask("POST", &path, &mine.to_string()).await
+            }
+            4..6 => self.ask("POST", &format!("/{name}/_refresh"), "").await,
+            6..8 => {
+                let path = format!("/{name}/_forcemerge?max_num_segments=1");
+                self.ask("POST", &path, "").await
+            }
+            8 => self.ask("POST", &format!("/{name}/_flush"), "").await,
+            9..11 => {
+                let field = format!("field{}", self.random.u32(0..20));
+                let mapping = json!({ "properties": { field: { "type": "keyword" } } });
+                let path = format!("/{name}/_mapping");
+                self.ask("PUT", &path, &mapping.to_string()).await
+            }
+            _ => {
+                // Another one with the same name; whoever writes first may be quicker in creating it.
+                self.ask("DELETE", &format!("/{name}"), "").await?;
+                let anew = Index {
+                    shards: self.random.u32(1..5),
+                    ..index.clone()
+                };
+                let body = anew.definition().to_string();
+                self.ask("PUT", &format!("/{name}"), &body).await
+            }
+        }
+    }
+
+    /// Asks for something that others may have made impossible; only that it is answered matters.
+    async fn ask(&self, method: &str, path: &str, body: &str) -> Result<()> {
+        loop {
+            let asked = self.http.request(method.parse()?, path, body.to_owned());
+            match asked.await {
+                Ok((200 | 201 | 400 | 404 | 409, _)) => return Ok(()),
+                Ok((429 | 500..=599, _)) | Err(_) => {}
+                Ok((status, answer)) => bail!("the load: {path}: status {status}: {answer:.2000}"),
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Sends a bulk again for as long as the source is too busy for it, or away. A part of it may be
+    /// written twice then, which changes nothing.
     async fn send(&self, index: &Index, body: &str) -> Result<()> {
         let path = format!("/{}/_bulk", index.name);
         loop {
             let sent = self.http.request("POST".parse()?, &path, body.to_owned());
-            let (status, answer) = sent.await?;
-            if status == 200 && answer["errors"] == false {
-                return Ok(());
+            match sent.await {
+                Ok((200, answer)) if answer["errors"] == false => return Ok(()),
+                Ok((200, answer)) if is_passing(&answer) => {}
+                Ok((429 | 500..=599, _)) | Err(_) => {}
+                Ok((status, answer)) => bail!("the load: status {status}: {answer:.2000}"),
             }
-            let is_busy = status == 429 || answer.to_string().contains("\"status\":429");
-            ensure!(is_busy, "the load: status {status}: {answer:.2000}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -199,4 +259,17 @@ impl Client {
             _ => self.random.usize(0..400),
         }
     }
+}
+
+/// Whether every item that failed may succeed later.
+fn is_passing(answer: &Value) -> bool {
+    let items = answer["items"].as_array().into_iter().flatten();
+    items
+        .filter_map(|item| item.as_object()?.values().next())
+        .filter(|item| !item["error"].is_null())
+        .all(|item| {
+            let status = item["status"].as_u64().unwrap_or(0);
+            // An index that is deleted this moment is not there (404), or closed to writes (403).
+            matches!(status, 403 | 404 | 409 | 429 | 500..=599)
+        })
 }

@@ -9,17 +9,19 @@ mod support;
 
 mod faults;
 mod load;
+mod network;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use faults::{Actors, Tally};
 use load::{Load, Plan};
+use network::Troubles;
 use support::{
     equal::{assert_equal, until_equal},
     pipeline::Pipeline,
 };
-use testkit::{Http, NodeOptions, Product, SearchNode};
+use testkit::{NodeOptions, Product, SearchNode};
 
 /// How long everything may take to arrive once nothing is killed any more.
 const CONVERGE_WITHIN: Duration = Duration::from_secs(120);
@@ -29,6 +31,8 @@ pub(crate) const LEASE: Duration = Duration::from_secs(2);
 /// What a seed has shown.
 struct Outcome {
     tally: Tally,
+    troubles: Troubles,
+    node_kills: usize,
     operations: usize,
     documents: usize,
     converged: Duration,
@@ -44,16 +48,27 @@ async fn whatever_is_killed_or_paused_the_target_ends_up_equal() -> Result<()> {
         heap_megabytes: 1024,
         ..NodeOptions::default()
     };
-    let (source, target) = tokio::try_join!(
+    let (mut one, mut other) = tokio::try_join!(
         SearchNode::start_with(Product::Es8, options()),
         SearchNode::start_with(Product::Os2, options()),
     )?;
     let mut failed = Vec::new();
     for seed in first..first + seeds {
-        match run(seed, seconds, &source, &target).await {
+        // Both directions: what deletes and recovers differs between the products.
+        let (source, target) = match seed % 2 {
+            0 => (&mut one, &mut other),
+            _ => (&mut other, &mut one),
+        };
+        let names = format!("{} to {}", source.product(), target.product());
+        match run(seed, seconds, source, target).await {
             Ok(outcome) => println!(
-                "seed {seed}: {}, {} operations, {} documents, equal after {:.1?}",
-                outcome.tally, outcome.operations, outcome.documents, outcome.converged
+                "seed {seed}, {names}: {}, {} search nodes killed; {}; {} operations, {} documents, equal after {:.1?}",
+                outcome.tally,
+                outcome.node_kills,
+                outcome.troubles,
+                outcome.operations,
+                outcome.documents,
+                outcome.converged
             ),
             Err(error) => {
                 println!("seed {seed}: FAILED: {error:?}");
@@ -69,14 +84,15 @@ async fn whatever_is_killed_or_paused_the_target_ends_up_equal() -> Result<()> {
 async fn run(
     seed: u64,
     seconds: Duration,
-    source: &SearchNode,
-    target: &SearchNode,
+    source: &mut SearchNode,
+    target: &mut SearchNode,
 ) -> Result<Outcome> {
     let mut random = fastrand::Rng::with_seed(seed);
     let plan = Plan::new(&mut random);
     let pipeline = Pipeline::new(&source.url(), &target.url(), &plan.patterns()).await?;
     let clusters = (source.http(), target.http());
-    let outcome = live(&plan, pipeline, &mut random, seconds, &clusters).await;
+    let nodes = (source, target);
+    let outcome = live(&plan, pipeline, &mut random, seconds, nodes).await;
     for index in plan.indices() {
         for cluster in [&clusters.0, &clusters.1] {
             let path = format!("/{index}?ignore_unavailable=true");
@@ -92,15 +108,26 @@ async fn live(
     mut pipeline: Pipeline,
     random: &mut fastrand::Rng,
     seconds: Duration,
-    (source, target): &(Http, Http),
+    nodes: (&mut SearchNode, &mut SearchNode),
 ) -> Result<Outcome> {
+    let (source, target) = (&nodes.0.http(), &nodes.1.http());
+    let addresses = (nodes.0.address(), nodes.1.address());
     plan.create(source).await?;
     pipeline.common = vec!["--lease".to_owned(), format!("{}ms", LEASE.as_millis())];
+    if random.u32(0..3) == 0 {
+        // Full again and again.
+        pipeline.of_watcher = ["--stream-max-bytes", "8MB"].map(str::to_owned).into();
+    }
     let load = Load::start(source, plan, random);
-    let mut actors = Actors::start(pipeline, random)?;
-    let harassed = actors.harass(random, Instant::now() + seconds).await;
+    let mut actors = Actors::start(pipeline, addresses, random).await?;
+    let fates = [fate(random, seconds), fate(random, seconds)];
+    let (harassed, node_kills) = tokio::join!(
+        actors.harass(random, Instant::now() + seconds),
+        kill_nodes(nodes, fates),
+    );
     let operations = load.stop().await?;
     harassed?;
+    let node_kills = node_kills?;
     actors.restore().await?;
 
     let quiet = Instant::now();
@@ -114,7 +141,7 @@ async fn live(
         documents += equal.with_context(|| actors.last_words())?;
     }
     let converged = quiet.elapsed();
-    let tally = actors.stop().await?;
+    let (tally, troubles) = actors.stop().await?;
     // What was still under way has arrived too, and has changed nothing.
     for index in plan.indices() {
         let equal = assert_equal(source, target, index).await;
@@ -122,10 +149,35 @@ async fn live(
     }
     Ok(Outcome {
         tally,
+        troubles,
+        node_kills,
         operations,
         documents,
         converged,
     })
+}
+
+/// When a search node dies in this run, if it does.
+fn fate(random: &mut fastrand::Rng, seconds: Duration) -> Option<Duration> {
+    let (dies, at) = (random.u32(0..5) == 0, random.f64());
+    dies.then(|| seconds.mul_f64(at * 0.7))
+}
+
+/// Kills nodes when their time has come, and starts them again.
+async fn kill_nodes(
+    (source, target): (&mut SearchNode, &mut SearchNode),
+    [of_source, of_target]: [Option<Duration>; 2],
+) -> Result<usize> {
+    let kill = async |node: &mut SearchNode, after: Option<Duration>| {
+        let Some(after) = after else {
+            return Ok(0);
+        };
+        tokio::time::sleep(after).await;
+        node.kill();
+        node.restart().await.map(|()| 1)
+    };
+    let (source, target) = tokio::try_join!(kill(source, of_source), kill(target, of_target))?;
+    Ok(source + target)
 }
 
 fn number(variable: &str, default: u64) -> Result<u64> {

@@ -1,7 +1,5 @@
 //! A disk that is full: the checkpoint cannot be written.
 
-use std::process::Command;
-
 use anyhow::{Result, ensure};
 use serde_json::json;
 
@@ -12,16 +10,6 @@ use crate::support::{
     pipeline::Pipeline,
     program::{PATIENCE, Program},
 };
-
-/// Sets how large a file the process may write: what a full disk looks like to it.
-fn limit_files(program: &Program, bytes: &str) -> Result<()> {
-    let pid = program.pid().to_string();
-    let status = Command::new("prlimit")
-        .args(["--pid", &pid, &format!("--fsize={bytes}:")])
-        .status()?;
-    ensure!(status.success(), "prlimit: {status}");
-    Ok(())
-}
 
 #[tokio::test]
 async fn a_checkpoint_that_cannot_be_written_is_said_and_tried_again_and_nothing_is_lost()
@@ -38,7 +26,7 @@ async fn a_checkpoint_that_cannot_be_written_is_said_and_tried_again_and_nothing
     let writer = pipeline.writer()?;
     until_equal(&source.http(), &target.http(), &index, PATIENCE).await?;
 
-    limit_files(&watcher, "1")?;
+    watcher.limit_files("1")?;
     corpus::index_numbers(&source.http(), &index, 400..900, 1).await?;
     watcher.readiness_is(503, "checkpoint").await?;
     watcher.readiness_is(503, "free space").await?;
@@ -50,10 +38,10 @@ async fn a_checkpoint_that_cannot_be_written_is_said_and_tried_again_and_nothing
     let watcher = Program::start_where_the_disk_may_fill(&arguments)?;
     until_equal(&source.http(), &target.http(), &index, PATIENCE).await?;
 
-    limit_files(&watcher, "1")?;
+    watcher.limit_files("1")?;
     corpus::index_numbers(&source.http(), &index, 0..10, 3).await?;
     watcher.readiness_is(503, "checkpoint").await?;
-    limit_files(&watcher, "unlimited")?;
+    watcher.limit_files("unlimited")?;
     watcher.ready().await?;
     until_equal(&source.http(), &target.http(), &index, PATIENCE).await?;
     watcher.stop().await?;
@@ -79,7 +67,7 @@ async fn nothing_is_published_that_a_full_disk_keeps_out_of_the_ledger() -> Resu
     let writer = pipeline.writer()?;
     until_equal(&source.http(), &target.http(), &index, PATIENCE).await?;
 
-    limit_files(&watcher, "1")?;
+    watcher.limit_files("1")?;
     corpus::index_numbers(&source.http(), &index, 400..900, 1).await?;
     watcher.readiness_is(503, "ledger").await?;
     watcher.readiness_is(503, "free space").await?;
@@ -95,10 +83,10 @@ async fn nothing_is_published_that_a_full_disk_keeps_out_of_the_ledger() -> Resu
     let watcher = Program::start_where_the_disk_may_fill(pipeline.watcher_arguments("watcher"))?;
     ensure!(until_equal(&source.http(), &target.http(), &index, PATIENCE).await? == 850);
 
-    limit_files(&watcher, "1")?;
+    watcher.limit_files("1")?;
     corpus::index_numbers(&source.http(), &index, 60..70, 3).await?;
     watcher.readiness_is(503, "ledger").await?;
-    limit_files(&watcher, "unlimited")?;
+    watcher.limit_files("unlimited")?;
     watcher.ready().await?;
     until_equal(&source.http(), &target.http(), &index, PATIENCE).await?;
     watcher.stop().await?;

@@ -7,6 +7,7 @@ mod support;
 mod deletes;
 mod disk;
 mod health;
+mod lineage;
 mod lost_end;
 mod refusals;
 mod restart;

@@ -14,10 +14,14 @@ pub(crate) struct Pipeline {
     pub(crate) source: String,
     /// The target's hosts.
     pub(crate) target: String,
+    /// Where both find the nats-server; its own address if not given.
+    pub(crate) log: Option<String>,
     /// Index patterns.
     pub(crate) patterns: String,
     /// More flags for both.
     pub(crate) common: Vec<String>,
+    /// More flags for watchers.
+    pub(crate) of_watcher: Vec<String>,
     folder: TempDir,
 }
 
@@ -28,8 +32,10 @@ impl Pipeline {
             nats: NatsServer::start(NatsOptions::default()).await?,
             source: source.to_owned(),
             target: target.to_owned(),
+            log: None,
             patterns: patterns.to_owned(),
             common: Vec::new(),
+            of_watcher: Vec::new(),
             folder: tempfile::tempdir()?,
         })
     }
@@ -42,7 +48,7 @@ impl Pipeline {
     /// The watcher's arguments; `folder` names its checkpoints.
     pub(crate) fn watcher_arguments(&self, folder: &str) -> Vec<String> {
         let checkpoints = text(&self.checkpoint_path(folder));
-        self.arguments(&[
+        let mut arguments = self.arguments(&[
             "es-watcher",
             "--es-hosts",
             &self.source,
@@ -50,7 +56,9 @@ impl Pipeline {
             &self.patterns,
             "--checkpoint-path",
             &checkpoints,
-        ])
+        ]);
+        arguments.extend(self.of_watcher.iter().cloned());
+        arguments
     }
 
     /// The writer's arguments.
@@ -76,7 +84,8 @@ impl Pipeline {
 
     fn arguments(&self, own: &[&str]) -> Vec<String> {
         let mut arguments: Vec<String> = own.iter().map(|&text| text.to_owned()).collect();
-        arguments.extend(["--nats-url".to_owned(), self.nats.url()]);
+        let log = self.log.clone().unwrap_or_else(|| self.nats.url());
+        arguments.extend(["--nats-url".to_owned(), log]);
         arguments.extend(self.common.iter().cloned());
         arguments
     }

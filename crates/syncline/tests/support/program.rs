@@ -101,13 +101,17 @@ impl Program {
     pub(crate) fn start_where_the_disk_may_fill<S: AsRef<str>>(
         arguments: impl IntoIterator<Item = S>,
     ) -> Result<Program> {
-        let inner = command(arguments);
-        let mut outer = Command::new("sh");
-        outer.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]);
-        outer.arg(inner.as_std().get_program());
-        outer.args(inner.as_std().get_args());
-        outer.kill_on_drop(true);
-        Program::spawn(outer)
+        Program::spawn(where_the_disk_may_fill(command(arguments)))
+    }
+
+    /// The same with an environment variable or more.
+    pub(crate) fn start_where_the_disk_may_fill_with<'a, S: AsRef<str>>(
+        arguments: impl IntoIterator<Item = S>,
+        variables: impl IntoIterator<Item = (&'a str, &'a Path)>,
+    ) -> Result<Program> {
+        let mut command = where_the_disk_may_fill(command(arguments));
+        command.envs(variables);
+        Program::spawn(command)
     }
 
     /// Starts `sync --follow` with the given arguments.
@@ -211,6 +215,16 @@ impl Program {
         signal::kill(self.pid, signal).context("it is gone")
     }
 
+    /// Sets how large a file it may write: what a full disk looks like to it.
+    pub(crate) fn limit_files(&self, bytes: &str) -> Result<()> {
+        let (pid, limit) = (self.pid.to_string(), format!("--fsize={bytes}:"));
+        let status = std::process::Command::new("prlimit")
+            .args(["--pid", &pid, &limit])
+            .status()?;
+        ensure!(status.success(), "prlimit: {status}");
+        Ok(())
+    }
+
     /// Its process id.
     pub(crate) fn pid(&self) -> i32 {
         self.pid.as_raw()
@@ -280,6 +294,15 @@ fn command<S: AsRef<str>>(arguments: impl IntoIterator<Item = S>) -> Command {
     }
     command.kill_on_drop(true);
     command
+}
+
+fn where_the_disk_may_fill(inner: Command) -> Command {
+    let mut outer = Command::new("sh");
+    outer.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]);
+    outer.arg(inner.as_std().get_program());
+    outer.args(inner.as_std().get_args());
+    outer.kill_on_drop(true);
+    outer
 }
 
 /// A path as an argument.
