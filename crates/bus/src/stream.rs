@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{
+    ErrorCode,
     context::{GetStreamErrorKind, RequestErrorKind},
     response::Response,
     stream::{
@@ -156,6 +157,15 @@ pub async fn ensure(bus: &Bus, spec: &StreamSpec) -> Result<StreamInfo, Error> {
                 max_bytes = spec.max_bytes,
                 "created the stream"
             );
+            check(&info, spec)?;
+            Ok(StreamInfo::new(&info))
+        }
+        // Somebody else was quicker, with other limits: it is there.
+        Ok(Response::Err { error }) if error.error_code() == ErrorCode::STREAM_NAME_EXIST => {
+            let missing = || Error::StreamMissing {
+                stream: spec.name.clone(),
+            };
+            let info = find(bus, &spec.name).await?.ok_or_else(missing)?;
             check(&info, spec)?;
             Ok(StreamInfo::new(&info))
         }

@@ -54,6 +54,7 @@ pub struct WriterMetrics {
     concurrency: Gauge,
     refused: AtomicU64,
     foreign: Family<IndexLabel, Counter>,
+    drift: Family<IndexLabel, Gauge>,
     strangers: Strangers,
     /// Whether anything is read and not settled.
     is_busy: AtomicBool,
@@ -90,6 +91,7 @@ impl WriterMetrics {
             concurrency: Gauge::default(),
             refused: AtomicU64::new(0),
             foreign: Family::default(),
+            drift: Family::default(),
             strangers: Strangers::default(),
             is_busy: AtomicBool::new(false),
             readiness,
@@ -118,6 +120,11 @@ impl WriterMetrics {
                 "behind_messages",
                 "Messages of the stream that this writer has not read yet",
                 new.pending.clone(),
+            );
+            registry.register(
+                "drift",
+                "Differences between an index and its source's definition that stay: fields, analysis, aliases",
+                new.drift.clone(),
             );
             registry.register(
                 "foreign_versions",
@@ -247,6 +254,13 @@ impl Observer for WriterMetrics {
         if entries == 0 && !self.is_busy.load(Ordering::Relaxed) {
             self.judge();
         }
+    }
+
+    fn drift(&self, index: &IndexName, differences: usize) {
+        let label = IndexLabel {
+            index: index.to_string(),
+        };
+        self.drift.get_or_create(&label).set(differences as i64);
     }
 
     fn concurrency(&self, bulks: usize) {

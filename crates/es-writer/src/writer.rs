@@ -13,6 +13,9 @@ use search::{Client, Error, Item, retry};
 /// end.
 const MARGIN: Duration = Duration::from_millis(200);
 
+/// How many differences of an index are told.
+const MOST_TOLD: usize = 10;
+
 /// Writes by `_bulk`, with external versions and an outcome for each document.
 #[derive(Debug, Clone)]
 pub struct SearchWriter {
@@ -124,22 +127,33 @@ impl Writer for SearchWriter {
         self.bulk(index, changes, deadline).await.map_err(fault)
     }
 
-    async fn define(&self, index: &IndexName, definition: &IndexDefinition) -> Result<(), Fault> {
-        let creation = self
-            .client
-            .create_index(index, definition)
-            .await
-            .map_err(fault)?;
-        if creation.outcome == search::Outcome::Created {
-            tracing::info!(%index, like = %definition.product, "created index");
-            for left_out in creation.left_out {
-                tracing::debug!(%index, ?left_out, "a setting of the source is left out");
+    async fn define(
+        &self,
+        index: &IndexName,
+        definition: &IndexDefinition,
+    ) -> Result<usize, Fault> {
+        let plan = self.client.plan(index, definition).await.map_err(fault)?;
+        if plan.creates {
+            let creation = self.client.create_index(index, definition).await;
+            let creation = creation.map_err(fault)?;
+            if creation.outcome == search::Outcome::Created {
+                tracing::info!(%index, like = %definition.product, "created index");
+                for left_out in creation.left_out {
+                    tracing::debug!(%index, ?left_out, "a setting of the source is left out");
+                }
             }
         }
-        match &definition.lineage {
-            None => Ok(()),
-            Some(lineage) => self.descend(index, lineage).await,
+        if let Some(lineage) = &definition.lineage {
+            self.descend(index, lineage).await?;
         }
+        if !plan.added.is_empty() {
+            tracing::info!(%index, fields = plan.added.join(", "), "adding fields to the mapping");
+        }
+        let drift = self.client.carry_out(index, &plan).await.map_err(fault)?;
+        for drift in drift.iter().take(MOST_TOLD) {
+            tracing::warn!(%index, "{drift}; it stays so");
+        }
+        Ok(drift.len())
     }
 }
 

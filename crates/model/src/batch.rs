@@ -99,6 +99,9 @@ pub struct IndexDefinition {
     pub settings: Box<RawValue>,
     /// The object under `mappings` of `GET /{index}`.
     pub mappings: Box<RawValue>,
+    /// The object under `aliases` of `GET /{index}`; absent where the source says nothing of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aliases: Option<Box<RawValue>>,
     /// Where it comes from, if the source has such a thing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lineage: Option<Lineage>,

@@ -242,8 +242,12 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
 
     /// Defines an index before any later entry is handed out. False when the process ends first.
     async fn define(&self, index: &IndexName, definition: &IndexDefinition) -> Result<bool, Fault> {
-        self.until_it_works("define index", || self.writer.define(index, definition))
-            .await
+        self.until_it_works("define index", async || {
+            let drift = self.writer.define(index, definition).await?;
+            self.observer.drift(index, drift);
+            Ok(())
+        })
+        .await
     }
 
     async fn park(

@@ -311,9 +311,9 @@ impl Writer for MemoryStore {
             .collect())
     }
 
-    async fn define(&self, index: &IndexName, _: &IndexDefinition) -> Result<(), Fault> {
+    async fn define(&self, index: &IndexName, _: &IndexDefinition) -> Result<usize, Fault> {
         lock(&self.inner).defined.push(index.clone());
-        Ok(())
+        Ok(0)
     }
 }
 

@@ -151,12 +151,13 @@ pub trait Writer: Send + Sync + 'static {
         deadline: Option<Duration>,
     ) -> impl Future<Output = Result<Vec<Outcome>, Fault>> + Send;
 
-    /// Makes the index ready for its first document. An index that exists is left alone.
+    /// Makes the index ready for the documents that follow: creates it, or adds what it lacks. Returns in
+    /// how many ways it differs from the definition and stays so.
     fn define(
         &self,
         index: &IndexName,
         definition: &IndexDefinition,
-    ) -> impl Future<Output = Result<(), Fault>> + Send;
+    ) -> impl Future<Output = Result<usize, Fault>> + Send;
 }
 
 /// What became of a change.
@@ -231,6 +232,9 @@ pub trait Observer: Send + Sync + 'static {
 
     /// So many entries of the log wait to be read. Called together with `alive`.
     fn pending(&self, _entries: u64) {}
+
+    /// An index differs in so many ways from what its source says it looks like, and stays so.
+    fn drift(&self, _index: &IndexName, _differences: usize) {}
 
     /// So many bulks may be under way at once, as the target is taking them.
     fn concurrency(&self, _bulks: usize) {}

@@ -3,6 +3,7 @@
 //! A list of what is kept, not of what is dropped: an unknown setting fails the creation of an
 //! index, and clusters of other products and versions know others.
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::Product;
@@ -65,7 +66,7 @@ const KNOWN: &[(&str, Reason)] = &[
 ];
 
 /// A setting of the source's index that the target's does not get.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LeftOut {
     /// Such as `index.lifecycle.name`.
     pub key: String,
@@ -74,7 +75,8 @@ pub struct LeftOut {
 }
 
 /// Why a setting is left out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// It says which index this is, and the target's is another. Nobody needs to be told.
     Identity,

@@ -3,6 +3,7 @@
 
 mod check;
 mod cli;
+mod plan;
 mod program;
 mod progress;
 mod readers;

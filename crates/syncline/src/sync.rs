@@ -19,7 +19,7 @@ use runtime::{
 use search::{Client, IndexPatterns, SourceArgs, TargetArgs, retry};
 use tokio_util::sync::CancellationToken;
 
-use crate::{program, progress::Progress};
+use crate::{plan, program, progress::Progress};
 
 /// Batches that wait between source and writer.
 const CHANNEL: usize = 4;
@@ -48,6 +48,9 @@ pub(crate) struct Args {
     /// Stay when everything is copied, and copy every change.
     #[arg(long)]
     follow: bool,
+    /// Say what would be created and changed at the target, and what would stay as it is; change nothing.
+    #[arg(long)]
+    dry_run: bool,
     /// Folder to remember positions in, so that an interrupted copy goes on where it was.
     #[arg(long, env = "CHECKPOINT_PATH", value_name = "PATH")]
     checkpoint_path: Option<PathBuf>,
@@ -161,6 +164,9 @@ async fn copy(args: Args) -> Result<(), SyncError> {
         return Err(SyncError::Same(source.server().cluster_name.clone()));
     }
     check_names(&source, &args.indices).await?;
+    if args.dry_run {
+        return tell_plan(&source, &target, &args.indices).await;
+    }
     let progress = Arc::new(Progress::new(&totals(&source, &args.indices).await?));
     let (_shutdown, token) = program::on_signals(Duration::from_secs(20))?;
     let ended = join(&args, source, target, &progress, &token).await;
@@ -200,6 +206,29 @@ async fn check_names(source: &Client, patterns: &IndexPatterns) -> Result<(), Sy
             });
         }
     }
+    Ok(())
+}
+
+/// Prints what a run would do.
+async fn tell_plan(
+    source: &Client,
+    target: &Client,
+    patterns: &IndexPatterns,
+) -> Result<(), SyncError> {
+    for (index, documents) in totals(source, patterns).await? {
+        let plan = plan::of(source, target, &index).await;
+        let plan = plan.map_err(|(of_source, error)| match of_source {
+            true => SyncError::Source(error),
+            false => SyncError::Target(error),
+        })?;
+        for line in plan::lines(&index, &plan) {
+            println!("{line}");
+        }
+        println!(
+            "  {documents} documents are compared by version and written where they are newer"
+        );
+    }
+    println!("nothing was changed");
     Ok(())
 }
 

@@ -307,6 +307,7 @@ async fn an_index_definition_travels_too() {
     let raw = |text: &str| serde_json::value::RawValue::from_string(text.to_owned()).unwrap();
     let definition = model::IndexDefinition {
         lineage: None,
+        aliases: None,
         product: "elasticsearch 7.17.29".to_owned(),
         settings: raw(r#"{"number_of_shards":"2"}"#),
         mappings: raw(r#"{"properties":{}}"#),

@@ -164,3 +164,24 @@ async fn waiting_for_a_server_ends_with_the_process() {
     shutdown.cancel();
     assert!(waiting.await.unwrap().unwrap().is_none());
 }
+
+#[tokio::test]
+async fn of_many_who_create_a_stream_with_different_limits_at_once_none_is_refused() {
+    let bus = connect(&NatsServer::shared().await.url()).await;
+    for _ in 0..10 {
+        let name = unique_name("raced");
+        let ensured = (0..8_u64).map(|number| {
+            let (bus, name) = (bus.clone(), name.clone());
+            tokio::spawn(async move {
+                let spec = StreamSpec {
+                    max_bytes: Some((1 + number) << 20),
+                    ..StreamSpec::new(&name, &format!("{name}.>"))
+                };
+                stream::ensure(&bus, &spec).await
+            })
+        });
+        for ensured in futures::future::join_all(ensured).await {
+            assert_eq!(ensured.unwrap().unwrap().name, name);
+        }
+    }
+}

@@ -19,8 +19,13 @@ pub(crate) struct Beginning {
     index: IndexName,
     index_uuid: String,
     shards: u32,
-    definition: IndexDefinition,
-    said: Mutex<Option<Lineage>>,
+    state: Mutex<State>,
+}
+
+struct State {
+    definition: Arc<IndexDefinition>,
+    /// What the target was told, once it was.
+    said: Option<Lineage>,
 }
 
 impl Beginning {
@@ -34,8 +39,10 @@ impl Beginning {
             index,
             index_uuid,
             shards,
-            definition,
-            said: Mutex::new(None),
+            state: Mutex::new(State {
+                definition: Arc::new(definition),
+                said: None,
+            }),
         }
     }
 
@@ -49,22 +56,45 @@ impl Beginning {
         history: &History,
     ) -> Result<Checkpoint, Fault> {
         // One after the other: the first sees to all shards that are there.
-        let mut said = self.said.lock().await;
-        let is_known = said
+        let mut state = self.state.lock().await;
+        let is_known = state
+            .said
             .as_ref()
             .is_some_and(|said| said.epoch_of(&history.history_uuid).is_some());
         if !is_known {
             let mut histories = self.histories(look);
             histories.insert(shard.shard, history.clone());
             let lineage = self.lineage(capture, &histories).await?;
-            self.say(capture, &lineage).await?;
-            *said = Some(lineage);
+            self.say(capture, &state.definition, &lineage).await?;
+            state.said = Some(lineage);
         }
-        let known = said.as_ref().expect("it was filled above");
+        let known = state.said.as_ref().expect("it was filled above");
         capture
             .checkpoints
             .begin(shard, history, known)
             .map_err(Fault::fatal)
+    }
+
+    /// Tells the target what a look has shown of the index's definition, if that has changed. To be
+    /// called before anything is read under that look: documents that need a new field come after it.
+    pub(crate) async fn follow(&self, capture: &Capture, look: &Look) -> Result<(), Fault> {
+        let Some(definition) = look.definition(&self.index_uuid) else {
+            return Ok(());
+        };
+        let mut state = self.state.lock().await;
+        if Arc::ptr_eq(&state.definition, definition) {
+            return Ok(());
+        }
+        if let Some(lineage) = state
+            .said
+            .as_ref()
+            .filter(|_| !is_same(&state.definition, definition))
+        {
+            tracing::info!(index = %self.index, "its mapping, settings or aliases have changed");
+            self.say(capture, definition, lineage).await?;
+        }
+        state.definition = Arc::clone(definition);
+        Ok(())
     }
 
     /// The histories of all shards that have a primary.
@@ -102,10 +132,15 @@ impl Beginning {
         retry(capture, || capture.registry.record(&lineage)).await
     }
 
-    async fn say(&self, capture: &Capture, lineage: &Lineage) -> Result<(), Fault> {
+    async fn say(
+        &self,
+        capture: &Capture,
+        definition: &IndexDefinition,
+        lineage: &Lineage,
+    ) -> Result<(), Fault> {
         let definition = IndexDefinition {
             lineage: Some(lineage.clone()),
-            ..self.definition.clone()
+            ..definition.clone()
         };
         let batch = Batch {
             index: self.index.clone(),
@@ -118,6 +153,19 @@ impl Beginning {
         };
         capture.stage.put(Noted::Other(captured)).await
     }
+}
+
+/// Whether two definitions say the same, to the letter.
+fn is_same(one: &IndexDefinition, other: &IndexDefinition) -> bool {
+    let text = |definition: &IndexDefinition| {
+        let aliases = definition.aliases.as_ref();
+        [
+            definition.mappings.get().to_owned(),
+            definition.settings.get().to_owned(),
+            aliases.map_or(String::new(), |aliases| aliases.get().to_owned()),
+        ]
+    };
+    text(one) == text(other)
 }
 
 /// Asks until it is answered.

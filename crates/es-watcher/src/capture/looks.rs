@@ -9,7 +9,7 @@ use std::{
 use model::{IndexDefinition, IndexName};
 use pipeline::Fault;
 use runtime::backoff::Backoff;
-use search::{Error, IndexInfo};
+use search::{Error, IndexInfo, ShardStats};
 use tokio::{
     sync::watch,
     task::{AbortHandle, JoinSet},
@@ -18,6 +18,7 @@ use tokio::{
 use super::{
     Capture, Look,
     beginning::Beginning,
+    definitions::Follower,
     inheritance::{Read, inherit},
     pace::Pace,
     refresh::{Refresher, refresh_interval},
@@ -37,6 +38,7 @@ pub(crate) async fn watch(capture: Arc<Capture>) -> Result<(), Fault> {
         number: 0,
         asked: Instant::now(),
         shards: HashMap::new(),
+        definitions: Arc::default(),
     };
     let (looks, _) = watch::channel(Arc::new(empty));
     let mut watcher = Watcher {
@@ -46,6 +48,7 @@ pub(crate) async fn watch(capture: Arc<Capture>) -> Result<(), Fault> {
         refused: HashSet::new(),
         readers: JoinSet::new(),
         discovered: None,
+        definitions: Follower::new(),
     };
     watcher.run().await
 }
@@ -59,6 +62,7 @@ struct Watcher {
     refused: HashSet<String>,
     readers: JoinSet<Result<(), Fault>>,
     discovered: Option<Instant>,
+    definitions: Follower,
 }
 
 impl Watcher {
@@ -125,14 +129,37 @@ impl Watcher {
             .map(|stats| ((stats.index.clone(), stats.shard), stats))
             .collect();
         let before = Arc::clone(&self.looks.borrow());
-        let moved = shards.iter().any(|(key, stats)| {
+        let has_moved = |(key, stats): &(&(IndexName, u32), &ShardStats)| {
             let known = before.shards.get(key);
             known.is_none_or(|known| known.global_checkpoint != stats.global_checkpoint)
-        });
+        };
+        let moved: HashSet<&str> = shards
+            .iter()
+            .filter(has_moved)
+            .map(|(_, stats)| stats.index_uuid.as_str())
+            .collect();
+        // After the statistics: whatever they count was written under these definitions or earlier ones.
+        let watched: Vec<(&str, &IndexName)> = self
+            .indices
+            .iter()
+            .map(|(uuid, (name, _))| (uuid.as_str(), name))
+            .collect();
+        let changed = self
+            .definitions
+            .look(&self.capture, &watched, &moved)
+            .await?;
+        let mut definitions = Arc::clone(&before.definitions);
+        if !changed.is_empty() {
+            let mut all = definitions.as_ref().clone();
+            all.extend(changed);
+            definitions = Arc::new(all);
+        }
+        let moved = !moved.is_empty();
         let look = Look {
             number: before.number + 1,
             asked,
             shards,
+            definitions,
         };
         self.looks.send_replace(Arc::new(look));
         Ok(moved)
@@ -147,6 +174,7 @@ impl Watcher {
         self.indices.retain(|uuid, (name, reader)| {
             let stays = here.contains(uuid.as_str());
             if !stays {
+                self.definitions.forget(uuid);
                 tracing::info!(index = %name, "index is gone");
                 reader.abort();
             }

@@ -3,6 +3,7 @@
 //! ```text
 //! look (all shards' statistics, one request)      looks.rs
 //!   -> a new history: its epoch, its definition   beginning.rs
+//!   -> a definition that has changed              definitions.rs, beginning.rs
 //!   -> per shard: what is missing?                cursor.rs
 //!        -> refresh the index, once for all       refresh.rs
 //!        -> read windows up to the checkpoint     shard.rs
@@ -15,6 +16,7 @@
 
 mod beginning;
 mod cursor;
+mod definitions;
 mod deletes;
 mod hunt;
 mod inheritance;
@@ -32,7 +34,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::IndexName;
+use model::{IndexDefinition, IndexName};
 use search::{Client, ShardStats};
 use tokio::sync::Semaphore;
 
@@ -83,12 +85,21 @@ pub(crate) struct Look {
     /// When it began: everything that was done before then is visible in it.
     pub(crate) asked: Instant,
     shards: HashMap<(IndexName, u32), ShardStats>,
+    definitions: Definitions,
 }
+
+/// What indices look like that have changed since they were found, by UUID.
+type Definitions = Arc<HashMap<String, Arc<IndexDefinition>>>;
 
 impl Look {
     /// What it shows of a shard; nothing while the shard has no primary.
     pub(crate) fn shard(&self, index: &IndexName, uuid: &str, shard: u32) -> Option<&ShardStats> {
         let stats = self.shards.get(&(index.clone(), shard))?;
         (stats.index_uuid == uuid).then_some(stats)
+    }
+
+    /// What an index looks like, if that has changed since it was found.
+    pub(crate) fn definition(&self, uuid: &str) -> Option<&Arc<IndexDefinition>> {
+        self.definitions.get(uuid)
     }
 }

@@ -104,6 +104,7 @@ impl ShardReader {
             let Some(stats) = look.shard(&self.key.index, &self.index_uuid, self.key.shard) else {
                 continue; // no primary at the moment
             };
+            self.beginning.follow(&self.capture, &look).await?;
             let standing = Standing::new(look.asked, stats);
             let reading = match &mut reading {
                 Some(reading) if reading.history.history_uuid == stats.history_uuid => reading,

@@ -91,6 +91,7 @@ async fn a_definition_that_the_target_cannot_have_says_what_is_missing() -> Resu
             let index = index_name("refused");
             let definition = IndexDefinition {
                 lineage: None,
+                aliases: None,
                 product: "elasticsearch 8.0.0".into(),
                 settings: raw(json!({"number_of_shards": "1"}))?,
                 mappings: raw(mapping)?,

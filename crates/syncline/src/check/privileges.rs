@@ -106,6 +106,8 @@ pub(crate) fn page(indices: &IndexPatterns, json: bool) -> String {
     page.push_str(
         "Without the refresh privilege (indices:admin/refresh, maintenance) run with --source-refresh natural, and verify with --no-refresh.\n\
          Without indices:data/read/mget at the source run with --deletes off: what is deleted there then stays at the target.\n\
+         Without indices:admin/aliases at the target (on indices and aliases) aliases are not carried, which is said.\n\
+         Without cluster:monitor/state at the source changes of mappings are noticed once a minute only.\n\
          verify --delete-extra needs syncline-target's privileges at the target too.\n",
     );
     page

@@ -11,6 +11,8 @@ use model::{IndexName, source_of};
 use search::{Client, ClientConfig, Error, IndexPatterns, Request, encode};
 use serde::Deserialize;
 
+use crate::plan;
+
 use super::{
     cluster::{self, listed, remedy},
     report::Report,
@@ -48,6 +50,9 @@ pub(crate) async fn look(report: &mut Report, config: &ClientConfig, plan: &Plan
     creating(report, &client, &names).await;
     mapping(report, &client, &names).await;
     origin(report, &client, &names, plan.source).await;
+    if let Some(source) = plan.source {
+        definitions(report, &source.client, &client, &existing).await;
+    }
     if !existing.is_empty() {
         cluster::comparing(report, "target", read_all(&client, &existing).await);
     }
@@ -237,6 +242,37 @@ async fn origin(
             ),
         };
         report.ok(WHAT, text);
+    }
+}
+
+/// Where an index that is there looks otherwise than the source's.
+async fn definitions(
+    report: &mut Report,
+    source: &Client,
+    target: &Client,
+    existing: &[IndexName],
+) {
+    const WHAT: &str = "target definitions";
+    let mut differ = 0;
+    for name in existing {
+        match plan::of(source, target, name).await {
+            Ok(plan) if plan.drift.is_empty() => {}
+            Ok(plan) => {
+                differ += 1;
+                report.warn(
+                    WHAT,
+                    plan::lines(name, &plan).join("; "),
+                    "a run adds what is missing and leaves the rest: change it there by hand, or write into another index",
+                );
+            }
+            Err((_, error)) => return report.fail(WHAT, &error, remedy(&error)),
+        }
+    }
+    if differ == 0 && !existing.is_empty() {
+        report.ok(
+            WHAT,
+            "what is there looks like the source's, or is added to",
+        );
     }
 }
 

@@ -115,8 +115,8 @@ impl Writer for Counter {
         Ok(vec![Outcome::Applied; changes.len()])
     }
 
-    async fn define(&self, _: &IndexName, _: &IndexDefinition) -> Result<(), Fault> {
-        Ok(())
+    async fn define(&self, _: &IndexName, _: &IndexDefinition) -> Result<usize, Fault> {
+        Ok(0)
     }
 }
 
