@@ -35,11 +35,11 @@ mod reader;
 mod sink;
 
 pub use args::NatsArgs;
-pub use connection::{Bus, ConnectOptions, until_answered};
-pub use dead_letters::JetStreamDeadLetters;
+pub use connection::{Answers, Bus, ConnectOptions, until_answered};
+pub use dead_letters::{JetStreamDeadLetters, Letter, Letters};
 pub use error::Error;
 pub use lease::{Lease, LeaseOptions, ReaderStatus, Role, forget_reader, readers};
 pub use purge::{Purged, purge_settled};
-pub use reader::{JetStreamReader, ReaderOptions};
+pub use reader::{Correspondent, JetStreamReader, ReaderOptions};
 pub use sink::{JetStreamSink, Receipt, SinkOptions, SinkStats};
 pub use stream::{StreamInfo, StreamSpec};
