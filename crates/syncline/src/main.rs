@@ -3,6 +3,7 @@
 
 mod check;
 mod cli;
+mod dlq;
 mod program;
 mod progress;
 mod readers;

@@ -30,7 +30,7 @@ pub const ROUTING_HEADER: &str = "Syncline-Routing";
 pub const SIZE_HEADER: &str = "Syncline-Size";
 
 /// A letter, without its body.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Letter {
     /// The subject it stands under.
     pub subject: String,
@@ -64,7 +64,7 @@ pub struct Letter {
     /// The size of its body, in bytes.
     pub size: u64,
     /// The fencing token of the reader that parked it; 0 where it says none.
-    pub(crate) token: u64,
+    pub token: u64,
 }
 
 impl Letter {

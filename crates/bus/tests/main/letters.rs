@@ -185,8 +185,8 @@ async fn a_reader_that_opens_again_knows_its_letters_and_not_those_of_others() {
     let (mut reader, other) = (desk.log.reader("r").await, desk.log.reader("other").await);
     let (letters, others) = (desk.open(&reader).await, desk.open(&other).await);
     let parked = change("1", 7, 1);
-    letters.park(desk.letter(&parked, 41)).await.unwrap();
     others.park(desk.letter(&parked, 41)).await.unwrap();
+    letters.park(desk.letter(&parked, 41)).await.unwrap();
     others.settle(&index(), &parked).await.unwrap();
     assert_eq!(
         desk.all().await.len(),
