@@ -7,6 +7,7 @@ mod support;
 mod deletes;
 mod disk;
 mod health;
+mod letters;
 mod refusals;
 mod restart;
 mod services;
