@@ -33,6 +33,7 @@ mod lease;
 mod purge;
 mod reader;
 mod sink;
+mod trail;
 
 pub use args::NatsArgs;
 pub use connection::{Answers, Bus, ConnectOptions, until_answered};
@@ -43,3 +44,4 @@ pub use purge::{Purged, purge_settled};
 pub use reader::{Correspondent, JetStreamReader, ReaderOptions};
 pub use sink::{JetStreamSink, Receipt, SinkOptions, SinkStats};
 pub use stream::{StreamInfo, StreamSpec};
+pub use trail::{Mention, Trail, trail};

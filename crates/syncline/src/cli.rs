@@ -6,7 +6,7 @@ use clap::{Args, Command, FromArgMatches};
 use config::{Resolved, Resolver};
 use runtime::exit::Exit;
 
-use crate::{check, dlq, program, readers, reference, sync, up, verify};
+use crate::{check, dlq, explain, program, readers, reference, sync, up, verify};
 
 /// The sections a configuration file may have: one for each command that runs for long.
 pub(crate) const SECTIONS: &[&str] = &["es-watcher", "es-writer", "nats-server", "up", "sync"];
@@ -54,6 +54,13 @@ const COMMANDS: &[Entry] = &[
         name: "dlq",
         about: "Lists what the target has refused, shows it, sends it again or removes it",
         run: |name, argv| start::<dlq::Args>(name, argv, |args| program::command(dlq::run(args))),
+    },
+    Entry {
+        name: "explain",
+        about: "Says where one document is between source and target, and why",
+        run: |name, argv| {
+            start::<explain::Args>(name, argv, |args| program::command(explain::run(args)))
+        },
     },
     Entry {
         name: "es-watcher",

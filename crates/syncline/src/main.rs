@@ -4,6 +4,7 @@
 mod check;
 mod cli;
 mod dlq;
+mod explain;
 mod program;
 mod progress;
 mod readers;

@@ -53,6 +53,12 @@ impl About {
 }
 
 impl Address {
+    /// Matches the letters of all readers about a document.
+    pub fn filter_about(index: &str, id: &str, routing: Option<&str>) -> String {
+        let about = About::document(id, routing);
+        format!("{ROOT}.*.{}.*.*.{about}", token::encode(index))
+    }
+
     /// Matches the letters of a reader; of all readers and streams where none is named.
     pub fn filter(stream: Option<&str>, reader: Option<&str>) -> String {
         let token = |name: Option<&str>| name.map_or("*".to_owned(), |n| token::encode(n).into());

@@ -6,6 +6,7 @@ mod support;
 
 mod deletes;
 mod disk;
+mod explain;
 mod health;
 mod letters;
 mod refusals;
