@@ -1,6 +1,10 @@
 //! The writer as a service: connect, become the active reader, write, stop in order.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bus::{
     Bus, JetStreamDeadLetters, JetStreamReader, Letters, ReaderOptions, StreamSpec, stream,
@@ -18,6 +22,8 @@ use crate::{Args, SearchWriter, WriterMetrics};
 const STUCK_AFTER: Duration = Duration::from_secs(120);
 /// How often the dead letters are counted, if anything has happened to them.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
+/// The share of the time that counting them may take: there can be very many.
+const COUNT_SHARE: u32 = 20;
 
 /// Why a writer ends.
 #[derive(Debug, thiserror::Error)]
@@ -142,7 +148,7 @@ async fn count_letters(bus: Bus, from: String, consumer: String, metrics: Arc<Wr
     let mut counted = None;
     let mut known: BTreeMap<String, u64> = BTreeMap::new();
     loop {
-        // Counting is dear where there are many: only when something was stored or removed.
+        let began = Instant::now();
         let state = stream::info(&bus, stream::ES_DLQ).await.ok().flatten();
         let state = state.map(|info| (info.messages, info.last_sequence));
         if state.is_some()
@@ -156,7 +162,7 @@ async fn count_letters(bus: Bus, from: String, consumer: String, metrics: Arc<Wr
                 .for_each(|(index, count)| metrics.letters(index, *count));
             counted = state;
         }
-        tokio::time::sleep(COUNT_EVERY).await;
+        tokio::time::sleep(COUNT_EVERY.max(began.elapsed() * COUNT_SHARE)).await;
     }
 }
 

@@ -144,6 +144,10 @@ impl Desk<'_> {
                 return Ok(());
             }
             for letter in page {
+                if self.stop.is_cancelled() {
+                    eprintln!("stopped before the end");
+                    return Ok(());
+                }
                 if !self.args.selection.means(&letter, now) {
                     continue;
                 }
@@ -152,10 +156,6 @@ impl Desk<'_> {
                 }
                 left -= 1;
                 visit(letter).await?;
-                if self.stop.is_cancelled() {
-                    eprintln!("stopped before the end");
-                    return Ok(());
-                }
             }
         }
     }

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// How many letters a page has at most.
-const PAGE: usize = 500;
+const PAGE: usize = 2000;
 /// How long the server keeps a listing that nobody goes on with: a page may take long to send again.
 const LISTING_LIFE: Duration = Duration::from_secs(600);
 

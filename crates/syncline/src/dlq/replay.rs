@@ -32,6 +32,8 @@ struct Sent {
 struct Tally {
     sent: u64,
     gone: u64,
+    /// They hold no change that could be read, or come from an early build.
+    unfit: u64,
     written: u64,
     refused: u64,
     superseded: u64,
@@ -49,6 +51,10 @@ impl Desk<'_> {
             false => None,
         };
         self.each(self.args.limit, async |letter| {
+            if letter.version.is_none() || letter.address.is_none() {
+                tally.unfit += 1;
+                return Ok(());
+            }
             let reader = self.known(&mut readers, &letter).await?;
             let question = tally.sent.to_string();
             let reply = answers.as_ref().map(|answers| answers.subject(&question));
@@ -117,6 +123,12 @@ impl Desk<'_> {
     }
 
     fn say_sent(&self, tally: &Tally, readers: &BTreeMap<Reader, ReaderStatus>) {
+        if tally.unfit > 0 {
+            println!(
+                "{} cannot be sent again, because they hold no change that could be read: `syncline dlq show` has what they hold",
+                tally.unfit
+            );
+        }
         if tally.sent == 0 {
             println!("no dead letter is meant: nothing is sent");
             return;
@@ -203,7 +215,7 @@ impl Desk<'_> {
             println!(
                 "{}",
                 json!({
-                    "sent": tally.sent, "gone": tally.gone, "written": tally.written,
+                    "sent": tally.sent, "gone": tally.gone, "unfit": tally.unfit, "written": tally.written,
                     "refused": tally.refused, "superseded": tally.superseded,
                     "written_or_superseded": tally.unknown,
                 })

@@ -284,3 +284,56 @@ async fn a_letter_is_sent_again_to_the_target_that_refused_it_and_to_no_other() 
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn what_cannot_be_sent_again_is_said_and_can_be_removed() -> Result<()> {
+    let (source, target) = nodes().await;
+    let (source_http, target_http) = (source.http(), target.http());
+    let index = index_name("unfit");
+    strict_index(&source_http, &target_http, &index).await?;
+    let pipeline = Pipeline::new(&source.url(), &target.url(), &index).await?;
+    let (watcher, writer) = (pipeline.watcher()?, pipeline.writer()?);
+    put(&source_http, &index, "1", bad(1)).await?;
+    until_parked(&pipeline, &["1"]).await?;
+    // Somebody publishes what nobody can read.
+    let nats = async_nats::connect(pipeline.nats.url()).await?;
+    let jetstream = async_nats::jetstream::new(nats);
+    jetstream
+        .publish("es.default.garbage.index", "hello".into())
+        .await?
+        .await?;
+    wait_until("there are two letters", PATIENCE, async || {
+        listed(&pipeline)
+            .await
+            .is_ok_and(|letters| letters.len() == 2)
+    })
+    .await?;
+    let shown = dlq(&pipeline, &["show", "--reason", "Syncline-Format"])
+        .await?
+        .success()?;
+    ensure!(shown.stdout.contains("hello"), "{shown:?}");
+    let unfit = dlq(&pipeline, &["replay", "--reason", "Syncline-Format"])
+        .await?
+        .success()?;
+    ensure!(unfit.stdout.contains("1 cannot be sent again"), "{unfit:?}");
+    writer.stop().await?;
+    watcher.stop().await?;
+    let url = pipeline.nats.url();
+    run(["readers", "forget", "es-writer", "--nats-url", &url])
+        .await?
+        .success()?;
+    let gone = dlq(&pipeline, &["replay"]).await?;
+    gone.refused(
+        1,
+        &[
+            "no such reader",
+            "--consumer es-writer",
+            "dlq drop --reader es-writer",
+        ],
+    )?;
+    dlq(&pipeline, &["drop", "--reader", "es-writer", "--yes"])
+        .await?
+        .success()?;
+    ensure!(listed(&pipeline).await?.is_empty());
+    Ok(())
+}
