@@ -14,7 +14,8 @@
 //!   bucket `SYNCLINE` is also where a reader's floor is kept, so that moving the floor and being the
 //!   holder are one compare-and-set.
 //! - [`purge_settled`] frees what every registered reader has passed, and nothing else.
-//! - [`JetStreamDeadLetters`] keeps what could not be written.
+//! - [`JetStreamDeadLetters`] keeps what could not be written, until something newer of its document is
+//!   there; [`Letters`] lists it and sends it again. [`trail()`] finds what a stream holds of a document.
 //! - [`embedded`] runs nats-server as a child of this process.
 //!
 //! Invariants: a batch's receipt is good only when the stream has all of its messages; nothing is

@@ -8,7 +8,6 @@ use search::IndexPatterns;
 
 /// Filters: a letter is meant when all that are given take it.
 #[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "Which letters")]
 pub(crate) struct Selection {
     /// Index patterns (comma-separated); -NAME excludes. All indices when not given.
     #[arg(long, value_name = "PATTERN,...", allow_hyphen_values = true)]
