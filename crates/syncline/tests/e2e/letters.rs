@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use testkit::{Http, Product, SearchNode, wait_until};
+use testkit::{Http, NatsOptions, NatsServer, Product, SearchNode, wait_until};
 
 use super::{index_name, nodes};
 use crate::support::{
@@ -336,4 +336,40 @@ async fn what_cannot_be_sent_again_is_said_and_can_be_removed() -> Result<()> {
         .success()?;
     ensure!(listed(&pipeline).await?.is_empty());
     Ok(())
+}
+
+#[tokio::test]
+async fn whoever_waits_learns_the_outcome_although_the_writer_may_not_answer() -> Result<()> {
+    let (source, target) = nodes().await;
+    let (source_http, target_http) = (source.http(), target.http());
+    let index = index_name("silent");
+    strict_index(&source_http, &target_http, &index).await?;
+    let mut pipeline = Pipeline::new(&source.url(), &target.url(), &index).await?;
+    let config = "no_auth_user: all, authorization { users: [ { user: all, password: p }, \
+                  { user: silent, password: p, permissions: { publish: { deny: \"_INBOX.>\" } } } ] }";
+    pipeline.nats = NatsServer::start(NatsOptions {
+        config: config.to_owned(),
+        ..NatsOptions::default()
+    })
+    .await?;
+    let mut silent = pipeline.writer_arguments("es-writer");
+    silent.extend(["--nats-user", "silent", "--nats-password", "p"].map(str::to_owned));
+    let (watcher, writer) = (pipeline.watcher()?, Program::start(silent)?);
+    for id in ["1", "2"] {
+        put(&source_http, &index, id, bad(1)).await?;
+    }
+    until_parked(&pipeline, &["1", "2"]).await?;
+    let refused = dlq(&pipeline, &["replay", "--wait"]).await?;
+    refused.refused(1, &["2 dead letters were refused again"])?;
+    loosen(&target_http, &index).await?;
+    let settled = dlq(&pipeline, &["replay", "--wait"]).await?.success()?;
+    ensure!(
+        settled
+            .stdout
+            .contains("2 are settled, written or superseded"),
+        "{settled:?}"
+    );
+    until_equal(&source_http, &target_http, &index, PATIENCE).await?;
+    watcher.stop().await?;
+    writer.stop().await
 }
