@@ -270,7 +270,7 @@ impl Bus {
         context(&self.client, timeout)
     }
 
-    /// A place where answers arrive that somebody sends with [`Bus::tell`].
+    /// A place where answers arrive that somebody sends to subjects of it.
     ///
     /// # Errors
     /// When the connection is closed.
