@@ -11,7 +11,7 @@ for page in README.md ARCHITECTURE.md CONTRIBUTING.md CHANGELOG.md docs/*.md doc
     folder=$(dirname "$page")
     while read -r path; do
         [ -e "$path" ] || complain "$page names $path, which does not exist"
-    done < <(grep -ohE '\b(crates|config|scripts|fuzz)/[A-Za-z0-9_./-]*[A-Za-z0-9_]' "$page" | sort -u)
+    done < <(grep -ohE '\b(crates|config|deploy|scripts|fuzz)/[A-Za-z0-9_./-]*[A-Za-z0-9_]' "$page" | sort -u)
 
     while read -r link; do
         [ -e "$folder/$link" ] || complain "$page links to $link, which does not exist"

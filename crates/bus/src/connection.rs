@@ -11,6 +11,7 @@ use async_nats::{
     connection::State,
     jetstream::{self, Context, context::ContextBuilder, response::Response},
 };
+use futures::StreamExt;
 use percent_encoding::percent_decode_str;
 use runtime::backoff::Backoff;
 use tokio::sync::watch;
@@ -269,6 +270,34 @@ impl Bus {
         context(&self.client, timeout)
     }
 
+    /// A place where answers arrive that somebody sends to subjects of it.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub async fn answers(&self) -> Result<Answers, Error> {
+        let inbox = self.client.new_inbox();
+        let subscription = self.client.subscribe(format!("{inbox}.*")).await;
+        // The server has to know of it before anybody answers.
+        let flushed = self.client.flush().await;
+        match (subscription, flushed) {
+            (Ok(subscription), Ok(())) => Ok(Answers {
+                inbox,
+                subscription,
+            }),
+            _ => Err(Error::Disconnected(self.server_host().to_owned())),
+        }
+    }
+
+    /// Sends a text to a subject that somebody may listen on; it does not matter whether anybody does.
+    pub(crate) fn tell(&self, subject: &str, text: &'static str) {
+        let (client, subject) = (self.client.clone(), subject.to_owned());
+        tokio::spawn(async move {
+            if let Err(error) = client.publish(subject, text.into()).await {
+                tracing::debug!(%error, "an answer was not sent");
+            }
+        });
+    }
+
     /// A number that changes whenever the connection is lost: what was under way then may be lost.
     pub(crate) fn losses(&self) -> watch::Receiver<u64> {
         self.shared.losses.subscribe()
@@ -335,6 +364,28 @@ impl Bus {
                     })),
             },
         }
+    }
+}
+
+/// Answers to several questions, told apart by the last token of their subjects.
+#[derive(Debug)]
+pub struct Answers {
+    inbox: String,
+    subscription: async_nats::Subscriber,
+}
+
+impl Answers {
+    /// Where the answer to the question of that name, which is one token, has to go.
+    pub fn subject(&self, question: &str) -> String {
+        format!("{}.{question}", self.inbox)
+    }
+
+    /// The next answer: the question's name and the text. Cancel safe.
+    pub async fn next(&mut self) -> Option<(String, String)> {
+        let message = self.subscription.next().await?;
+        let question = message.subject.rsplit('.').next().unwrap_or_default();
+        let text = String::from_utf8_lossy(&message.payload).into_owned();
+        Some((question.to_owned(), text))
     }
 }
 

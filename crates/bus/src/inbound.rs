@@ -7,6 +7,9 @@
 //! its attempt, that is before anything newer was sent. The fences at the floor are stored with the
 //! floor, so that a reader that starts again judges every message as before.
 //!
+//! **Replays.** A dead letter that was sent again is for the one reader that parked it; for the others there
+//! is nothing. It has no token, and a partition of its own, so that it is no straggler and makes none.
+//!
 //! **Parts.** A message in parts is delivered with the number of its last part. The floor stays below
 //! the first part of an unfinished one, because a reader that starts again needs all of them. An
 //! unfinished one is given up when a newer attempt or publisher of its partition appears, or when it
@@ -21,12 +24,17 @@ use std::{
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use model::{
-    Subject,
+    Subject, token,
     wire::{self, Assembler, DecodeError, Envelope, Message},
 };
-use pipeline::{Delivery, Payload};
+use pipeline::{Delivery, Payload, Replay};
 
 use crate::sink::{ATTEMPT_HEADER, TOKEN_HEADER};
+
+/// The header of a dead letter that was sent again: the reader it is for, encoded like a token.
+pub(crate) const REPLAY_HEADER: &str = "Syncline-Replay";
+/// The header with the subject on which its sender wants to hear what became of it.
+pub(crate) const REPLY_HEADER: &str = "Syncline-Reply";
 
 /// For how long an unfinished message holds the floor, in nanoseconds of the log's own time.
 const GIVE_UP_AFTER: u64 = 15 * 60 * 1_000_000_000;
@@ -48,6 +56,8 @@ pub(crate) struct Raw<'a> {
 /// What is known about the messages between the floor and the newest.
 #[derive(Debug, Default)]
 pub(crate) struct Inbound {
+    /// This reader's name, as replays have it.
+    reader: String,
     fences: HashMap<Arc<str>, Fence>,
     /// Fences above the floor: the message that raised each.
     raised: VecDeque<(u64, Arc<str>, Fence)>,
@@ -71,12 +81,13 @@ pub(crate) struct Settled {
 }
 
 impl Inbound {
-    /// Continues from a floor.
-    pub(crate) fn new(fences: &BTreeMap<String, Fence>) -> Inbound {
+    /// Continues from a floor, as the reader of that name.
+    pub(crate) fn new(reader: &str, fences: &BTreeMap<String, Fence>) -> Inbound {
         let fences = fences
             .iter()
             .map(|(partition, fence)| (partition.as_str().into(), *fence));
         Inbound {
+            reader: token::encode(reader).into_owned(),
             fences: fences.collect(),
             ..Inbound::default()
         }
@@ -88,23 +99,19 @@ impl Inbound {
     /// When a newer version of Syncline wrote it.
     pub(crate) fn take(&mut self, raw: Raw<'_>) -> Result<Option<Delivery>, String> {
         let (sequence, time) = (raw.sequence, raw.time);
-        let (subject, body) = (raw.subject, raw.body.clone());
+        let (subject, body) = (Arc::from(raw.subject), raw.body.clone());
         let payload = match self.read(raw) {
             Ok(None) => return Ok(None),
             Ok(Some(payload)) => payload,
             Err(Unreadable::Newer(reason)) => return Err(reason),
-            Err(Unreadable::Because(reason)) => Payload::Unreadable {
-                subject: subject.to_owned(),
-                reason,
-                body,
-            },
+            Err(Unreadable::Because(reason)) => Payload::Unreadable { reason, body },
         };
-        Ok(Some(self.deliver(sequence, time, payload)))
+        Ok(Some(self.deliver(sequence, time, Some(subject), payload)))
     }
 
     /// Says that up to a message nothing is for this reader.
     pub(crate) fn nothing_up_to(&mut self, sequence: u64, time: u64) -> Delivery {
-        self.deliver(sequence, time, Payload::Nothing)
+        self.deliver(sequence, time, None, Payload::Nothing)
     }
 
     /// Everything delivered up to and including `floor` is settled. `None` when the floor cannot move.
@@ -127,11 +134,21 @@ impl Inbound {
         Some(settled)
     }
 
-    fn deliver(&mut self, sequence: u64, time: u64, payload: Payload) -> Delivery {
+    fn deliver(
+        &mut self,
+        sequence: u64,
+        time: u64,
+        subject: Option<Arc<str>>,
+        payload: Payload,
+    ) -> Delivery {
         self.delivered.push_back((sequence, time));
         self.unfinished
             .retain(|_, unfinished| time.saturating_sub(unfinished.since) < GIVE_UP_AFTER);
-        Delivery { sequence, payload }
+        Delivery {
+            sequence,
+            subject,
+            payload,
+        }
     }
 
     fn oldest_unfinished(&self) -> Option<u64> {
@@ -143,6 +160,13 @@ impl Inbound {
 
     fn read(&mut self, raw: Raw<'_>) -> Result<Option<Payload>, Unreadable> {
         let header = |name: &'static str| raw.headers?.get_last(name).map(|value| value.as_str());
+        let replay = header(REPLAY_HEADER);
+        if replay.is_some_and(|reader| reader != self.reader) {
+            return Ok(Some(Payload::Nothing));
+        }
+        let replay = replay.map(|_| Replay {
+            reply: header(REPLY_HEADER).map(Arc::from),
+        });
         let envelope = Envelope::from_headers(header)?;
         let fence = fence(header(TOKEN_HEADER), header(ATTEMPT_HEADER))?;
         let subject: Subject = raw
@@ -164,7 +188,11 @@ impl Inbound {
         let Some(message) = self.join(raw.sequence, raw.time, partition, message) else {
             return Ok(None);
         };
-        Ok(Some(Payload::Batch(Arc::new(wire::decode(&message)?))))
+        let batch = Arc::new(wire::decode(&message)?);
+        Ok(Some(match replay {
+            Some(replay) => Payload::Replay(batch, replay),
+            None => Payload::Batch(batch),
+        }))
     }
 
     /// Compares with the newest publisher of the partition, and notes a newer one.
@@ -345,7 +373,7 @@ mod tests {
             .iter()
             .map(|(p, f)| (p.to_string(), *f))
             .collect();
-        log.inbound = Inbound::new(&fences);
+        log.inbound = Inbound::new("r", &fences);
         assert!(is_batch(&log.append(message, (7, 0))));
         assert!(is_nothing(&log.append(message, (6, 9))));
     }

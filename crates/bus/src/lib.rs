@@ -14,7 +14,8 @@
 //!   bucket `SYNCLINE` is also where a reader's floor is kept, so that moving the floor and being the
 //!   holder are one compare-and-set.
 //! - [`purge_settled`] frees what every registered reader has passed, and nothing else.
-//! - [`JetStreamDeadLetters`] keeps what could not be written.
+//! - [`JetStreamDeadLetters`] keeps what could not be written, until something newer of its document is
+//!   there; [`Letters`] lists it and sends it again. [`trail()`] finds what a stream holds of a document.
 //! - [`embedded`] runs nats-server as a child of this process.
 //!
 //! Invariants: a batch's receipt is good only when the stream has all of its messages; nothing is
@@ -35,15 +36,17 @@ mod lineages;
 mod purge;
 mod reader;
 mod sink;
+mod trail;
 
 pub use args::NatsArgs;
-pub use connection::{Bus, ConnectOptions, until_answered};
-pub use dead_letters::JetStreamDeadLetters;
+pub use connection::{Answers, Bus, ConnectOptions, until_answered};
+pub use dead_letters::{JetStreamDeadLetters, Letter, Letters};
 pub use ending::{Acknowledged, Ending, Stored, look as look_at_ending};
 pub use error::Error;
 pub use lease::{Lease, LeaseOptions, ReaderStatus, Role, forget_reader, readers};
 pub use lineages::Lineages;
 pub use purge::{Purged, purge_settled};
-pub use reader::{JetStreamReader, ReaderOptions};
+pub use reader::{Correspondent, JetStreamReader, ReaderOptions};
 pub use sink::{JetStreamSink, Receipt, SinkOptions, SinkStats};
 pub use stream::{StreamInfo, StreamSpec};
+pub use trail::{Mention, Trail, trail};

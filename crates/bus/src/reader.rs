@@ -29,6 +29,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use crate::{
     Bus, Error, Lease, LeaseOptions, Role,
     inbound::{Inbound, Raw},
+    lease::Advancer,
     purge, stream,
 };
 use position::{Ahead, Position, Start};
@@ -93,6 +94,26 @@ pub struct JetStreamReader {
     arrived: Instant,
     probe: Option<Pending<Ahead>>,
     _purger: AbortOnDropHandle<()>,
+}
+
+/// A reader as its letters know it.
+#[derive(Debug, Clone)]
+pub struct Correspondent {
+    pub(crate) stream: String,
+    pub(crate) reader: String,
+    pub(crate) token: u64,
+    /// The token of the last reader of this name that has looked through its letters, and where they
+    /// ended then.
+    pub(crate) seen: Option<(u64, u64)>,
+    marks: Advancer,
+}
+
+impl Correspondent {
+    /// Notes that this one has looked through them.
+    pub(crate) fn has_seen(&self, end: u64) {
+        self.marks
+            .advance(|mark| mark.letters_seen = Some((self.token, end)));
+    }
 }
 
 type Pending<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
@@ -186,7 +207,7 @@ impl JetStreamReader {
     fn new(bus: &Bus, options: ReaderOptions, lease: Lease, start: Start) -> JetStreamReader {
         let purger =
             purge::purge_while_reading(bus.clone(), options.stream.clone(), lease.stored());
-        let inbound = Inbound::new(&start.fences);
+        let inbound = Inbound::new(&options.consumer, &start.fences);
         let seen = start.at;
         let cursor = Cursor::Opening(Box::pin(open(
             bus.clone(),
@@ -215,6 +236,18 @@ impl JetStreamReader {
     /// The fencing token of this reader's lease.
     pub fn token(&self) -> u64 {
         self.lease.token()
+    }
+
+    /// Whose letters this reader keeps.
+    pub fn correspondent(&self) -> Correspondent {
+        let found = self.lease.found();
+        Correspondent {
+            stream: self.options.stream.clone(),
+            reader: self.options.consumer.clone(),
+            token: self.lease.token(),
+            seen: found.and_then(|found| found.mark.letters_seen),
+            marks: self.lease.advancer(),
+        }
     }
 
     /// Makes a new cursor behind the newest message seen.

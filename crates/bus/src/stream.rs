@@ -283,7 +283,7 @@ fn takes(config: &Config, wanted: &str) -> bool {
 }
 
 /// Whether every subject that matches `narrow` matches `wide`.
-fn covers(wide: &str, narrow: &str) -> bool {
+pub(crate) fn covers(wide: &str, narrow: &str) -> bool {
     let mut narrow = narrow.split('.');
     for token in wide.split('.') {
         match (token, narrow.next()) {

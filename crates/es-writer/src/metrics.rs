@@ -9,7 +9,7 @@ use std::{
 };
 
 use model::{Batch, Change, IndexName};
-use pipeline::{Observer, Outcome};
+use pipeline::{Observer, Outcome, Replayed};
 use runtime::{
     health::{Heart, Readiness},
     metrics::{
@@ -40,6 +40,11 @@ struct WhatLabel {
     what: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
 /// The metrics of the writing side, and its readiness: it is ready while writing works.
 #[derive(Debug)]
 pub struct WriterMetrics {
@@ -48,6 +53,8 @@ pub struct WriterMetrics {
     lag: Family<IndexLabel, Histogram, fn() -> Histogram>,
     newest: Family<IndexLabel, Gauge<f64, AtomicU64>>,
     retries: Family<WhatLabel, Counter>,
+    replays: Family<OutcomeLabel, Counter>,
+    letters: Family<IndexLabel, Gauge>,
     pending: Gauge,
     entries: Gauge,
     in_flight_bytes: Gauge,
@@ -85,6 +92,8 @@ impl WriterMetrics {
             lag: Family::new_with_constructor(|| Histogram::new(seconds_buckets())),
             newest: Family::default(),
             retries: Family::default(),
+            replays: Family::default(),
+            letters: Family::default(),
             pending: Gauge::default(),
             entries: Gauge::default(),
             in_flight_bytes: Gauge::default(),
@@ -117,6 +126,12 @@ impl WriterMetrics {
             );
             registry.register("retries", "Operations that failed and were tried again", new.retries.clone());
             registry.register(
+                "replays",
+                "Dead letters that were sent again: written, refused (dead letters again), superseded (not written, because their letter was gone)",
+                new.replays.clone(),
+            );
+            registry.register("dead_letters", "Dead letters of this reader that are kept", new.letters.clone());
+            registry.register(
                 "behind_messages",
                 "Messages of the stream that this writer has not read yet",
                 new.pending.clone(),
@@ -140,6 +155,14 @@ impl WriterMetrics {
             registry.register("in_flight_bytes", "Their bytes", new.in_flight_bytes.clone());
         });
         new
+    }
+
+    /// Says how many dead letters of an index there are.
+    pub fn letters(&self, index: &str, count: u64) {
+        let label = IndexLabel {
+            index: index.to_owned(),
+        };
+        self.letters.get_or_create(&label).set(count as i64);
     }
 
     /// How many changes the target has refused.
@@ -228,6 +251,11 @@ impl Observer for WriterMetrics {
         if captured > hot.newest.get() {
             hot.newest.set(captured);
         }
+    }
+
+    fn replayed(&self, _: &Batch, outcome: Replayed) {
+        let outcome = outcome.as_str();
+        self.replays.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
     fn retrying(&self, what: &'static str, reason: &dyn std::fmt::Display, pause: Duration) {

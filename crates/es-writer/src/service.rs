@@ -1,21 +1,29 @@
 //! The writer as a service: connect, become the active reader, write, stop in order.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bus::{
-    JetStreamDeadLetters, JetStreamReader, Lineages, ReaderOptions, StreamSpec, stream,
-    until_answered,
+    Bus, JetStreamDeadLetters, JetStreamReader, Letters, Lineages, ReaderOptions, StreamSpec,
+    stream, until_answered,
 };
-use model::{Root, SubjectError, Tenant, expand_filter};
-use pipeline::{ApplyOptions, Fault, apply};
+use model::{SubjectError, expand_filter};
+use pipeline::{ApplyOptions, Fault, MessageSource, apply};
 use runtime::{health::Health, metrics::Metrics};
 use search::ArgsError;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{Args, SearchWriter, WriterMetrics};
 
 /// A writer whose loop has not come round for this long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(120);
+/// How often the dead letters are counted, if anything has happened to them.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
+/// The share of the time that counting them may take: there can be very many.
+const COUNT_SHARE: u32 = 20;
 
 /// Why a writer ends.
 #[derive(Debug, thiserror::Error)]
@@ -70,14 +78,13 @@ pub async fn run(
         replicas: args.stream_replicas,
         ..StreamSpec::new(stream::ES_DLQ, stream::ES_DLQ_SUBJECTS)
     };
-    let tenant = Tenant::try_from("default").expect("the name is not empty");
     let ensured = until_answered(shutdown, async || {
         stream::ensure(&bus, &changes).await?;
-        JetStreamDeadLetters::open(&bus, &dlq, &args.stream, Root::Changes, tenant.clone()).await
+        stream::ensure(&bus, &dlq).await
     });
-    let Some(dead_letters) = ensured.await? else {
+    if ensured.await?.is_none() {
         return Ok(());
-    };
+    }
     let observer = Arc::new(WriterMetrics::new(
         metrics,
         health.readiness.clone(),
@@ -95,7 +102,13 @@ pub async fn run(
         return Ok(());
     };
     let writer = Arc::new(SearchWriter::new(client).telling(lineages));
-    let dead_letters = Arc::new(dead_letters);
+    let counting = count_letters(
+        bus.clone(),
+        args.stream.clone(),
+        args.consumer.clone(),
+        Arc::clone(&observer),
+    );
+    let _counting = AbortOnDropHandle::new(tokio::spawn(counting));
     loop {
         let opened = until_answered(shutdown, || {
             JetStreamReader::open(&bus, options.clone(), shutdown)
@@ -103,11 +116,22 @@ pub async fn run(
         let Some(mut reader) = opened.await?.flatten() else {
             return Ok(());
         };
+        let correspondent = reader.correspondent();
+        let opened = until_answered(shutdown, || {
+            JetStreamDeadLetters::open(&bus, &dlq, correspondent.clone())
+        });
+        let dead_letters = match opened.await {
+            Ok(Some(letters)) => letters,
+            ended => {
+                reader.close().await?;
+                return Ok(ended.map(drop)?);
+            }
+        };
         health.readiness.set("stream", Ok(()));
         let applied = apply(
             &mut reader,
             Arc::clone(&writer),
-            Arc::clone(&dead_letters),
+            Arc::new(dead_letters),
             Arc::clone(&observer),
             apply_options(&args),
             shutdown,
@@ -120,6 +144,30 @@ pub async fn run(
             }
             ended => return Ok(ended?),
         }
+    }
+}
+
+/// Keeps the number of dead letters current. It is counted in the stream, where others remove letters, too.
+async fn count_letters(bus: Bus, from: String, consumer: String, metrics: Arc<WriterMetrics>) {
+    let letters = Letters::new(&bus, stream::ES_DLQ);
+    let mut counted = None;
+    let mut known: BTreeMap<String, u64> = BTreeMap::new();
+    loop {
+        let began = Instant::now();
+        let state = stream::info(&bus, stream::ES_DLQ).await.ok().flatten();
+        let state = state.map(|info| (info.messages, info.last_sequence));
+        if state.is_some()
+            && state != counted
+            && let Ok(counts) = letters.count(&from, &consumer).await
+        {
+            known.values_mut().for_each(|count| *count = 0);
+            known.extend(counts);
+            known
+                .iter()
+                .for_each(|(index, count)| metrics.letters(index, *count));
+            counted = state;
+        }
+        tokio::time::sleep(COUNT_EVERY.max(began.elapsed() * COUNT_SHARE)).await;
     }
 }
 

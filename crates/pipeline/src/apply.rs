@@ -3,7 +3,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use model::{Batch, Content, IndexDefinition, IndexName};
 use runtime::backoff::Backoff;
 use tokio::{sync::mpsc, task::JoinSet};
@@ -11,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
-    DeadLetter, DeadLetters, Delivery, Fault, Floor, MessageSource, Observer, Payload, Writer,
+    DeadLetter, DeadLetters, Delivery, Fault, Floor, MessageSource, Observer, Payload, Replay,
+    Writer,
     gate::Gate,
     lane::{Lane, Part},
 };
@@ -188,23 +188,36 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
     }
 
     async fn dispatch(&mut self, delivery: Delivery) -> Result<(), Fault> {
-        let sequence = delivery.sequence;
-        match delivery.payload {
+        let Delivery {
+            sequence,
+            subject,
+            payload,
+        } = delivery;
+        match payload {
             Payload::Nothing => self.floor.open(sequence, 0, 0),
+            Payload::Replay(batch, replay) => {
+                return self.hand_out(sequence, subject, batch, Some(replay)).await;
+            }
             Payload::Batch(batch) => match &batch.content {
-                Content::Changes(_) => return self.hand_out(sequence, batch).await,
+                Content::Changes(_) => {
+                    return self.hand_out(sequence, subject, batch, None).await;
+                }
                 Content::Definition(definition) => {
                     if self.define(&batch.index, definition).await? {
                         self.floor.open(sequence, 0, 0);
                     }
                 }
             },
-            Payload::Unreadable {
-                subject,
-                reason,
-                body,
-            } => {
-                if self.park(sequence, subject, reason, body).await? {
+            Payload::Unreadable { reason, body } => {
+                let letter = DeadLetter {
+                    sequence,
+                    index: subject.as_deref().unwrap_or_default().to_owned(),
+                    subject,
+                    change: None,
+                    body,
+                    reason,
+                };
+                if self.park(letter).await? {
                     self.floor.open(sequence, 0, 0);
                 }
             }
@@ -213,7 +226,13 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
     }
 
     /// Splits a batch by lane.
-    async fn hand_out(&mut self, sequence: u64, batch: Arc<Batch>) -> Result<(), Fault> {
+    async fn hand_out(
+        &mut self,
+        sequence: u64,
+        subject: Option<Arc<str>>,
+        batch: Arc<Batch>,
+        replay: Option<Replay>,
+    ) -> Result<(), Fault> {
         let lanes = self.lanes.len() as u64;
         let index = xxh3_64(batch.index.as_str().as_bytes());
         let mut picks: Vec<(Vec<u32>, usize)> = vec![Default::default(); self.lanes.len()];
@@ -229,6 +248,8 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
             if !picks.is_empty() {
                 let part = Part {
                     sequence,
+                    subject: subject.clone(),
+                    replay: replay.clone(),
                     batch: Arc::clone(&batch),
                     picks,
                     bytes,
@@ -250,20 +271,7 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
         .await
     }
 
-    async fn park(
-        &self,
-        sequence: u64,
-        index: String,
-        reason: String,
-        body: Bytes,
-    ) -> Result<bool, Fault> {
-        let letter = DeadLetter {
-            sequence,
-            index,
-            change: None,
-            body,
-            reason,
-        };
+    async fn park(&self, letter: DeadLetter) -> Result<bool, Fault> {
         self.until_it_works("dead letter", || self.dead_letters.park(letter.clone()))
             .await
     }

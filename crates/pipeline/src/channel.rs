@@ -62,6 +62,7 @@ impl MessageSource for ChannelSource {
         let entry = self.incoming.recv().await;
         Ok(entry.map(|(sequence, batch)| Delivery {
             sequence,
+            subject: None,
             payload: Payload::Batch(batch),
         }))
     }

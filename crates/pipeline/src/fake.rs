@@ -13,12 +13,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use model::{Batch, Change, IndexDefinition, IndexName, Version};
+use model::{Batch, Change, Content, IndexDefinition, IndexName, Origin, Version};
 use tokio::sync::Notify;
 
 use crate::{
     Captured, ChangeSource, DeadLetter, DeadLetters, Delivery, Fault, MessageSink, MessageSource,
-    Outcome, Payload, Tenure, Writer,
+    Outcome, Payload, Replay, Replayed, Tenure, Writer,
 };
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -92,7 +92,7 @@ struct LogInner {
 
 #[derive(Debug, Default)]
 struct LogState {
-    entries: Vec<Arc<Batch>>,
+    entries: Vec<Payload>,
     floor: u64,
     ended: bool,
     /// What happens to the next messages; stored when there is no plan.
@@ -124,7 +124,43 @@ impl MemoryLog {
 
     /// The stored batches, oldest first.
     pub fn entries(&self) -> Vec<Arc<Batch>> {
-        lock(&self.inner.state).entries.clone()
+        let state = lock(&self.inner.state);
+        let batch = |entry: &Payload| match entry {
+            Payload::Batch(batch) | Payload::Replay(batch, _) => Some(Arc::clone(batch)),
+            Payload::Unreadable { .. } | Payload::Nothing => None,
+        };
+        state.entries.iter().filter_map(batch).collect()
+    }
+
+    /// Sends a dead letter again.
+    ///
+    /// # Panics
+    /// When it is of an entry that could not be read.
+    pub fn replay(&self, letter: &DeadLetter) {
+        let index = IndexName::try_from(letter.index.as_str()).expect("a letter of an index");
+        let change = letter.change.clone().expect("a letter of a change");
+        let batch = Batch {
+            index,
+            origin: Origin::now("replay".into()),
+            content: Content::Changes(vec![change]),
+        };
+        self.append(Payload::Replay(Arc::new(batch), Replay::default()));
+    }
+
+    fn append(&self, entry: Payload) {
+        lock(&self.inner.state).entries.push(entry);
+        self.inner.grown.notify_waiters();
+    }
+
+    /// How many entries are settled.
+    pub fn floor(&self) -> u64 {
+        lock(&self.inner.state).floor
+    }
+
+    /// Sets the floor back by so many entries, as if the last moves had not been stored.
+    pub fn set_back(&self, entries: u64) {
+        let mut state = lock(&self.inner.state);
+        state.floor = state.floor.saturating_sub(entries);
     }
 
     /// A reader that starts behind the committed floor.
@@ -141,14 +177,14 @@ impl MessageSink for MemoryLog {
     type Receipt = Pin<Box<dyn Future<Output = Result<(), Fault>> + Send>>;
 
     async fn publish(&mut self, batch: &Arc<Batch>, _: u64) -> Result<Self::Receipt, Fault> {
-        let mut state = lock(&self.inner.state);
-        let arrival = state.plan.pop_front().unwrap_or(Arrival::Stored);
+        let planned = lock(&self.inner.state).plan.pop_front();
+        let arrival = planned.unwrap_or(Arrival::Stored);
         if arrival != Arrival::Lost {
-            state.entries.push(Arc::clone(batch));
-            self.inner.grown.notify_waiters();
+            self.append(Payload::Batch(Arc::clone(batch)));
         }
         // Acknowledgments take their time, so that several batches are under way at once.
-        let delay = Duration::from_millis(1 + state.entries.len() as u64 % 5);
+        let entries = lock(&self.inner.state).entries.len() as u64;
+        let delay = Duration::from_millis(1 + entries % 5);
         Ok(Box::pin(async move {
             tokio::time::sleep(delay).await;
             match arrival {
@@ -174,12 +210,12 @@ impl MessageSource for MemoryReader {
             grown.as_mut().enable();
             {
                 let state = lock(&self.log.inner.state);
-                if let Some(batch) = state.entries.get(self.next as usize) {
+                if let Some(entry) = state.entries.get(self.next as usize) {
                     self.next += 1;
-                    let payload = Payload::Batch(Arc::clone(batch));
                     return Ok(Some(Delivery {
                         sequence: self.next,
-                        payload,
+                        subject: None,
+                        payload: entry.clone(),
                     }));
                 }
                 if state.ended {
@@ -215,14 +251,23 @@ pub struct MemoryStore {
     inner: Arc<Mutex<StoreState>>,
 }
 
-type Place = (IndexName, String, Option<String>);
+type Place = (String, String, Option<String>);
+
+fn place(index: &str, change: &Change) -> Place {
+    let routing = change.routing.as_deref().map(str::to_owned);
+    (index.to_owned(), change.id.to_string(), routing)
+}
 
 #[derive(Debug, Default)]
 struct StoreState {
     documents: BTreeMap<Place, (Version, Bytes)>,
     calls: u64,
     defined: Vec<IndexName>,
-    letters: Vec<DeadLetter>,
+    /// The letter of each document; those of entries that could not be read go by their number.
+    letters: BTreeMap<Place, DeadLetter>,
+    replayed: Vec<Replayed>,
+    /// Documents with this text in them are refused.
+    refused: Option<String>,
     plan: VecDeque<Answer>,
 }
 
@@ -252,9 +297,19 @@ impl MemoryStore {
             .collect()
     }
 
+    /// Refuses documents that contain a text from now on, or none any more.
+    pub fn refuse(&self, text: Option<&str>) {
+        lock(&self.inner).refused = text.map(str::to_owned);
+    }
+
     /// The dead letters.
     pub fn letters(&self) -> Vec<DeadLetter> {
-        lock(&self.inner).letters.clone()
+        lock(&self.inner).letters.values().cloned().collect()
+    }
+
+    /// What became of the letters that were sent again, in order.
+    pub fn replayed(&self) -> Vec<Replayed> {
+        lock(&self.inner).replayed.clone()
     }
 
     /// The indices that were defined, in order.
@@ -264,14 +319,26 @@ impl MemoryStore {
 }
 
 impl StoreState {
+    /// The version of a document's letter.
+    fn held(&self, place: &Place) -> Option<Version> {
+        Some(self.letters.get(place)?.change.as_ref()?.version)
+    }
+
     fn write(&mut self, index: &IndexName, change: &Change) -> Outcome {
         match self.plan.pop_front().unwrap_or(Answer::Written) {
             Answer::Busy => return Outcome::Retry("busy".to_owned()),
             Answer::Refused => return Outcome::Refused("refused".to_owned()),
             Answer::Written => {}
         }
-        let routing = change.routing.as_deref().map(str::to_owned);
-        let place = (index.clone(), change.id.to_string(), routing);
+        let text = change.document().map(|document| document.as_bytes());
+        if let (Some(text), Some(refused)) = (text, &self.refused)
+            && text
+                .windows(refused.len())
+                .any(|part| part == refused.as_bytes())
+        {
+            return Outcome::Refused(format!("it contains {refused:?}"));
+        }
+        let place = place(index.as_str(), change);
         let held = self.documents.get(&place).map(|(version, _)| *version);
         match change.document() {
             None if held.is_some_and(|held| held > change.version) => {
@@ -319,7 +386,38 @@ impl Writer for MemoryStore {
 
 impl DeadLetters for MemoryStore {
     async fn park(&self, letter: DeadLetter) -> Result<(), Fault> {
-        lock(&self.inner).letters.push(letter);
+        let mut state = lock(&self.inner);
+        let place = match &letter.change {
+            Some(change) => place(&letter.index, change),
+            None => (letter.index.clone(), letter.sequence.to_string(), None),
+        };
+        let version = letter.change.as_ref().map(|change| change.version);
+        if state.held(&place) <= version {
+            state.letters.insert(place, letter);
+        }
         Ok(())
+    }
+
+    fn may_hold(&self, index: &IndexName, change: &Change) -> bool {
+        let place = place(index.as_str(), change);
+        lock(&self.inner).letters.contains_key(&place)
+    }
+
+    async fn is_parked(&self, index: &IndexName, change: &Change) -> Result<bool, Fault> {
+        let held = lock(&self.inner).held(&place(index.as_str(), change));
+        Ok(held == Some(change.version))
+    }
+
+    async fn settle(&self, index: &IndexName, change: &Change) -> Result<(), Fault> {
+        let place = place(index.as_str(), change);
+        let mut state = lock(&self.inner);
+        if state.held(&place) <= Some(change.version) {
+            state.letters.remove(&place);
+        }
+        Ok(())
+    }
+
+    fn replayed(&self, _: &Replay, outcome: Replayed) {
+        lock(&self.inner).replayed.push(outcome);
     }
 }

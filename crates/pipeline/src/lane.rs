@@ -16,12 +16,18 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ApplyOptions, DeadLetter, DeadLetters, Fault, Observer, Outcome, Tenure, Writer, gate::Gate,
+    ApplyOptions, DeadLetters, Fault, Observer, Outcome, Replay, Tenure, Writer, gate::Gate,
 };
+
+mod letters;
 
 /// The changes of one log entry that belong to one lane.
 pub(crate) struct Part {
     pub(crate) sequence: u64,
+    /// The subject it stands under.
+    pub(crate) subject: Option<Arc<str>>,
+    /// Whether it is a dead letter that was sent again.
+    pub(crate) replay: Option<Replay>,
     pub(crate) batch: Arc<Batch>,
     /// Which of the batch's changes.
     pub(crate) picks: Vec<u32>,
@@ -52,6 +58,13 @@ enum Stop {
 struct Item<'a> {
     part: &'a Part,
     change: &'a Change,
+}
+
+impl Item<'_> {
+    fn is_newer_than(&self, earlier: &Item<'_>) -> bool {
+        let (version, held) = (self.change.version, earlier.change.version);
+        version > held || (version == held && self.part.replay.is_none())
+    }
 }
 
 impl<W: Writer, D: DeadLetters, O: Observer> Lane<W, D, O> {
@@ -96,6 +109,7 @@ impl<W: Writer, D: DeadLetters, O: Observer> Lane<W, D, O> {
 
     async fn write(&self, parts: &[Part]) -> Result<(), Stop> {
         for (index, items) in by_index(parts) {
+            let items = self.without_late_replays(index, items).await?;
             let (newest, superseded) = newest_of_each(parts.len(), items);
             for bulk in self.bulks(&newest) {
                 self.write_bulk(index, bulk).await?;
@@ -103,6 +117,7 @@ impl<W: Writer, D: DeadLetters, O: Observer> Lane<W, D, O> {
             for item in superseded {
                 self.observer
                     .settled(&item.part.batch, item.change, &Outcome::AlreadyApplied);
+                self.superseded(item);
             }
         }
         Ok(())
@@ -180,34 +195,16 @@ impl<W: Writer, D: DeadLetters, O: Observer> Lane<W, D, O> {
                     continue;
                 }
                 Outcome::Refused(why) => self.park(index, item, why).await?,
-                Outcome::Applied | Outcome::AlreadyApplied | Outcome::Superseded(_) => {}
+                Outcome::Applied | Outcome::AlreadyApplied | Outcome::Superseded(_) => {
+                    self.supersede(index, item).await?;
+                }
             }
             self.observer
                 .settled(&item.part.batch, item.change, &outcome);
+            self.replayed(item, &outcome);
         }
         *pending = unsettled;
         Ok(reason)
-    }
-
-    async fn park(&self, index: &IndexName, item: Item<'_>, reason: &str) -> Result<(), Stop> {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
-        loop {
-            let letter = DeadLetter {
-                sequence: item.part.sequence,
-                index: index.to_string(),
-                change: Some(item.change.clone()),
-                body: bytes::Bytes::new(),
-                reason: reason.to_owned(),
-            };
-            match self.dead_letters.park(letter).await {
-                Ok(()) => return Ok(()),
-                Err(fault) if fault.is_retryable() => {
-                    self.pause("dead letter", &fault.to_string(), &mut backoff)
-                        .await?;
-                }
-                Err(fault) => return Err(Stop::Failed(fault)),
-            }
-        }
     }
 
     async fn pause(
@@ -266,7 +263,8 @@ fn by_index(parts: &[Part]) -> Vec<(&IndexName, Vec<Item<'_>>)> {
 /// older failed and was sent again, it would come after the newer. Returns the rest apart.
 ///
 /// The newest is the one with the highest version, and among equals the last in the log: a
-/// repetition after a failure can put an old change behind a newer one.
+/// repetition after a failure can put an old change behind a newer one. A replay is never newer than a
+/// change of the same version, which may be the delete of that document.
 fn newest_of_each<'a>(parts: usize, items: Vec<Item<'a>>) -> (Vec<Item<'a>>, Vec<Item<'a>>) {
     if parts == 1 {
         return (items, Vec::new()); // a document occurs only once in a batch
@@ -283,7 +281,7 @@ fn newest_of_each<'a>(parts: usize, items: Vec<Item<'a>>) -> (Vec<Item<'a>>, Vec
             }
             Entry::Occupied(place) => {
                 let held = &mut newest[*place.get()];
-                let older = if item.change.version >= held.change.version {
+                let older = if item.is_newer_than(held) {
                     std::mem::replace(held, item)
                 } else {
                     item

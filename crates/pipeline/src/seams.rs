@@ -93,6 +93,8 @@ pub trait MessageSource: Send {
 pub struct Delivery {
     /// Its number. Numbers rise, with gaps.
     pub sequence: u64,
+    /// The subject it stands under; `None` where the log has no subjects.
+    pub subject: Option<Arc<str>>,
     /// What it says.
     pub payload: Payload,
 }
@@ -102,10 +104,12 @@ pub struct Delivery {
 pub enum Payload {
     /// A batch.
     Batch(Arc<Batch>),
+    /// The change of a dead letter of this reader, sent again. It is written only if its letter is still
+    /// there when its turn comes: what came before it in the log may have changed or deleted the
+    /// document, and a target forgets what was deleted.
+    Replay(Arc<Batch>, Replay),
     /// Something that cannot be read.
     Unreadable {
-        /// Under which subject it stood.
-        subject: String,
         /// Why it cannot be read.
         reason: String,
         /// Its body as it is.
@@ -113,6 +117,36 @@ pub enum Payload {
     },
     /// Nothing for this reader up to here.
     Nothing,
+}
+
+/// What goes along with a dead letter that was sent again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Replay {
+    /// Where whoever sent it wants to hear what became of it.
+    pub reply: Option<Arc<str>>,
+}
+
+/// What became of a dead letter that was sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Replayed {
+    /// The target has it.
+    Written,
+    /// The target has refused it again, and it is a dead letter again.
+    Refused,
+    /// It was not written: its letter was gone, because the document has changed or was deleted since,
+    /// or somebody has removed the letter.
+    Superseded,
+}
+
+impl Replayed {
+    /// The name in metrics and on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Replayed::Written => "written",
+            Replayed::Refused => "refused",
+            Replayed::Superseded => "superseded",
+        }
+    }
 }
 
 /// How long a reader may still act. A bulk must be answered before it ends, so that a reader that
@@ -191,9 +225,42 @@ pub trait Filter: Send + Sync {
 }
 
 /// Where changes go that the target refuses.
+///
+/// A document has at most one letter, that of its newest refused change, for as long as nothing newer of
+/// it is at the target. Called by several lanes at once, never twice at once for the same document. The
+/// methods with a body suit letters that are never sent again.
 pub trait DeadLetters: Send + Sync + 'static {
-    /// Keeps a letter durably. The floor moves past the change only after this.
+    /// Keeps a letter durably. The floor moves past the change only after this. It takes the place of the
+    /// document's letter, unless that is of a newer change and so stands for this one too.
     fn park(&self, letter: DeadLetter) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// Whether there may be a letter of the change's document; `false` is certain. Asked for every
+    /// change that is written, so it answers from memory.
+    fn may_hold(&self, _index: &IndexName, _change: &Change) -> bool {
+        false
+    }
+
+    /// Whether there is a letter of this very change, which alone lets a replay of it go on.
+    fn is_parked(
+        &self,
+        _index: &IndexName,
+        _change: &Change,
+    ) -> impl Future<Output = Result<bool, Fault>> + Send {
+        std::future::ready(Ok(false))
+    }
+
+    /// Removes the letter of the change's document, unless it is of a newer change: the target has this
+    /// one or what came after it. The floor moves past the change only after this.
+    fn settle(
+        &self,
+        _index: &IndexName,
+        _change: &Change,
+    ) -> impl Future<Output = Result<(), Fault>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// Is told what became of a letter that was sent again. Returns at once.
+    fn replayed(&self, _replay: &Replay, _outcome: Replayed) {}
 }
 
 /// A change that could not be written, with the reason.
@@ -201,6 +268,8 @@ pub trait DeadLetters: Send + Sync + 'static {
 pub struct DeadLetter {
     /// The entry of the log it came from.
     pub sequence: u64,
+    /// The subject of that entry; `None` where the log has no subjects.
+    pub subject: Option<Arc<str>>,
     /// The index, or the subject where even that could not be read.
     pub index: String,
     /// The change; `None` where the entry could not be read.
@@ -220,6 +289,10 @@ pub trait Observer: Send + Sync + 'static {
     /// A change of a batch was answered for; the outcome is never `Retry`. A change that a newer one
     /// in the same bulk made superfluous counts as `AlreadyApplied`.
     fn settled(&self, _batch: &Batch, _change: &Change, _outcome: &Outcome) {}
+
+    /// A dead letter that was sent again was answered for. One that was written or refused has been
+    /// reported by `settled`, too.
+    fn replayed(&self, _batch: &Batch, _outcome: Replayed) {}
 
     /// Something failed and is tried again after a pause.
     fn retrying(&self, _what: &'static str, _reason: &dyn std::fmt::Display, _pause: Duration) {}

@@ -17,8 +17,16 @@ use tokio_util::sync::CancellationToken;
 
 const INDEX: &str = "movies";
 
+/// What a document has in it that the target may refuse.
+const BAD: &str = "bad";
+
 fn change(id: u64, position: u64, delete: bool) -> Change {
-    let document = format!("{{\"n\":{position}}}");
+    let text = if position.is_multiple_of(3) {
+        BAD
+    } else {
+        "good"
+    };
+    let document = format!("{{\"n\":{position},\"is\":\"{text}\"}}");
     Change {
         id: DocumentId::try_from(id.to_string().as_str()).unwrap(),
         routing: None,
@@ -38,18 +46,24 @@ fn batch(changes: Vec<Change>) -> Batch {
     }
 }
 
-/// A random history over a few documents, in batches in which no document occurs twice.
+/// A random history over a few documents, in batches in which no document occurs twice. A delete has a
+/// number of its own, or that of the change before it.
 fn history(seed: u64) -> Vec<Batch> {
     let mut dice = fastrand::Rng::with_seed(seed);
-    let mut position = 0;
+    let (mut position, mut last) = (0, [0; 8]);
     let mut batches = Vec::new();
     for _ in 0..dice.usize(1..30) {
         let mut ids: Vec<u64> = (0..8).collect();
         dice.shuffle(&mut ids);
         ids.truncate(dice.usize(0..6));
         let changes = ids.into_iter().map(|id| {
-            position += 1;
-            change(id, position, dice.u8(0..4) == 0)
+            let delete = dice.u8(0..4) == 0;
+            let before = &mut last[id as usize];
+            if !delete || *before == 0 || dice.bool() {
+                position += 1;
+                *before = position;
+            }
+            change(id, *before, delete)
         });
         batches.push(batch(changes.collect()));
     }
@@ -147,6 +161,157 @@ async fn survive(seed: u64) {
     .await
     .expect("the store takes everything");
     assert_eq!(found(&store), expected, "seed {seed}");
+}
+
+/// The newest change of each document.
+fn newest(batches: &[Batch]) -> BTreeMap<String, Change> {
+    let changes = batches.iter().flat_map(|batch| batch.changes());
+    changes
+        .map(|change| (change.id.to_string(), change.clone()))
+        .collect()
+}
+
+/// Applies what the log has, and is killed if that takes longer than a life.
+async fn live(log: &MemoryLog, store: &MemoryStore, dice: &mut fastrand::Rng, life: Duration) {
+    let (mut reader, never) = (log.reader(), CancellationToken::new());
+    let store = Arc::new(store.clone());
+    let applying = apply(
+        &mut reader,
+        store.clone(),
+        store,
+        Arc::new(()),
+        options(dice),
+        &never,
+    );
+    let ended = tokio::time::timeout(life, applying).await;
+    assert!(!matches!(ended, Ok(Err(_))), "{ended:?}");
+}
+
+/// Batches as a publisher sends them that fails now and then: everything again from some point on.
+fn repeated(batches: &[Batch], dice: &mut fastrand::Rng) -> Vec<Batch> {
+    let mut sent = Vec::new();
+    for (at, batch) in batches.iter().enumerate() {
+        sent.push(batch.clone());
+        if dice.u8(0..6) == 0 {
+            sent.extend_from_slice(&batches[dice.usize(0..=at)..=at]);
+        }
+    }
+    sent
+}
+
+/// What lies below the floor is at the target, or a letter stands for it.
+fn assert_settled(log: &MemoryLog, store: &MemoryStore, seed: u64) {
+    let entries = log.entries();
+    let changes = |upto: u64| {
+        let entries = entries.iter().take(upto as usize);
+        entries.flat_map(|batch| batch.changes().to_vec())
+    };
+    let mut newest: BTreeMap<String, Change> = BTreeMap::new();
+    for change in changes(log.floor()) {
+        let held = newest
+            .entry(change.id.to_string())
+            .or_insert(change.clone());
+        if change.version >= held.version {
+            *held = change;
+        }
+    }
+    let (letters, found) = (store.letters(), found(store));
+    for (id, newest) in newest {
+        let covers = |change: &Change| change.id == newest.id && change.version >= newest.version;
+        let parked = letters
+            .iter()
+            .filter_map(|letter| letter.change.as_ref())
+            .any(covers);
+        let deleted = changes(u64::MAX).any(|c| covers(&c) && c.document().is_none());
+        let written = changes(u64::MAX).any(|c| {
+            let document = c.document().map(|d| Bytes::copy_from_slice(d.as_bytes()));
+            covers(&c) && document.is_some() && found.get(&id) == document.as_ref()
+        });
+        assert!(
+            parked || deleted || written,
+            "seed {seed}: {id} is neither parked nor written"
+        );
+    }
+}
+
+/// The target refuses some documents for a while. Letters are sent again at any time, also those that
+/// have been dealt with since; readers are killed and begin again at their floor; the store is busy and
+/// keeps no tombstones.
+async fn survive_letters(seed: u64) {
+    let mut dice = fastrand::Rng::with_seed(seed);
+    let batches = history(seed);
+    let (expected, newest) = (truth(&batches), newest(&batches));
+    let (log, store) = (MemoryLog::default(), MemoryStore::default());
+    store.refuse(Some(BAD));
+    let mut seen = Vec::new();
+    for batch in repeated(&batches, &mut dice) {
+        publish_one(&log, batch).await;
+        store.plan((0..dice.usize(0..4)).map(|_| match dice.u8(0..4) {
+            0 => Answer::Busy,
+            _ => Answer::Written,
+        }));
+        if dice.bool() {
+            let life = Duration::from_millis(dice.u64(0..40));
+            live(&log, &store, &mut dice, life).await;
+            assert_settled(&log, &store, seed);
+            log.set_back(dice.u64(0..6));
+        }
+        seen.extend(store.letters());
+        if dice.bool()
+            && let Some(letter) = dice.choice(seen.iter())
+        {
+            log.replay(letter);
+        }
+        if dice.u8(0..8) == 0 {
+            store.refuse(dice.choice([None, Some(BAD)]).flatten());
+        }
+    }
+    // Equal, or a letter says why not.
+    log.end();
+    live(&log, &store, &mut dice, Duration::MAX).await;
+    let (letters, found_now) = (store.letters(), found(&store));
+    for (id, change) in &newest {
+        let mut parked = letters.iter().filter_map(|letter| letter.change.as_ref());
+        match parked.find(|parked| parked.id.as_str() == id) {
+            Some(letter) => assert_eq!(letter, change, "seed {seed}: the letter of {id} is old"),
+            None => assert_eq!(found_now.get(id), expected.get(id), "seed {seed}: {id}"),
+        }
+    }
+    // The mapping is corrected, and what there is of letters is sent again, some twice.
+    store.refuse(None);
+    for letter in &letters {
+        (0..dice.usize(1..3)).for_each(|_| log.replay(letter));
+    }
+    live(&log, &store, &mut dice, Duration::MAX).await;
+    assert_eq!(found(&store), expected, "seed {seed}");
+    assert!(store.letters().is_empty(), "seed {seed}");
+}
+
+async fn publish_one(log: &MemoryLog, batch: Batch) {
+    let mut source = ScriptedSource::new(vec![batch]);
+    publish(
+        &mut source,
+        &mut log.clone(),
+        &PublishOptions::default(),
+        &(),
+        &CancellationToken::new(),
+    )
+    .await
+    .unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn a_dead_letter_sent_again_never_beats_what_came_after_it(seed: u64) {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap()
+            .block_on(survive_letters(seed));
+    }
 }
 
 proptest! {

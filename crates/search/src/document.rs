@@ -32,6 +32,8 @@ pub struct Found {
     pub version: Option<u64>,
     /// The number of the operation that wrote it.
     pub seq_no: Option<u64>,
+    /// How often its shard had had a new primary then.
+    pub primary_term: Option<u64>,
     /// The routing it was written with; only certain where the document was asked for too.
     pub routing: Option<String>,
     /// Its `_source`, a slice of the answer, when asked for.
@@ -64,6 +66,7 @@ struct RawFound<'a> {
     found: bool,
     _version: Option<u64>,
     _seq_no: Option<u64>,
+    _primary_term: Option<u64>,
     _routing: Option<String>,
     #[serde(borrow)]
     _source: Option<&'a RawValue>,
@@ -115,6 +118,30 @@ impl Client {
             .map(|raw| raw.outcome(index, options.node, &body))
             .collect()
     }
+
+    /// The shard that a routing, or the id of a document without one, leads to.
+    ///
+    /// # Errors
+    /// When the index is not there, or the privilege (`indices:admin/shards/search_shards`) is missing.
+    pub async fn shard_of(&self, index: &IndexName, routing: &str) -> Result<u32, Error> {
+        #[derive(Deserialize)]
+        struct Shards {
+            shards: Vec<Vec<Shard>>,
+        }
+        #[derive(Deserialize)]
+        struct Shard {
+            shard: u32,
+        }
+        let (name, routing) = (encode(index.as_str()), encode(routing));
+        let path = format!("/{name}/_search_shards?routing={routing}");
+        let body = self.send(Request::get(path)).await?;
+        let malformed = |e: String| Error::malformed(format!("the shards of {index}"), e);
+        let answer: Shards = serde_json::from_slice(&body).map_err(|e| malformed(e.to_string()))?;
+        let first = answer.shards.first().and_then(|copies| copies.first());
+        first
+            .map(|copy| copy.shard)
+            .ok_or_else(|| malformed("it names none".to_owned()))
+    }
 }
 
 impl RawFound<'_> {
@@ -126,6 +153,7 @@ impl RawFound<'_> {
             found: self.found,
             version: self._version,
             seq_no: self._seq_no,
+            primary_term: self._primary_term,
             routing: self._routing,
             source: self._source.map(|raw| body.slice_ref(raw.get().as_bytes())),
         })

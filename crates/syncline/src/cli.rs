@@ -6,7 +6,7 @@ use clap::{Args, Command, FromArgMatches};
 use config::{Resolved, Resolver};
 use runtime::exit::Exit;
 
-use crate::{check, program, readers, reference, sync, up, verify};
+use crate::{check, dlq, explain, program, readers, reference, sync, up, verify};
 
 /// The sections a configuration file may have: one for each command that runs for long.
 pub(crate) const SECTIONS: &[&str] = &["es-watcher", "es-writer", "nats-server", "up", "sync"];
@@ -48,6 +48,18 @@ const COMMANDS: &[Entry] = &[
         about: "Lists who reads the stream and how far, or forgets a reader that is gone",
         run: |name, argv| {
             start::<readers::Args>(name, argv, |args| program::command(readers::run(args)))
+        },
+    },
+    Entry {
+        name: "dlq",
+        about: "Lists what the target has refused, shows it, sends it again or removes it",
+        run: |name, argv| start::<dlq::Args>(name, argv, |args| program::command(dlq::run(args))),
+    },
+    Entry {
+        name: "explain",
+        about: "Says where one document is between source and target, and why",
+        run: |name, argv| {
+            start::<explain::Args>(name, argv, |args| program::command(explain::run(args)))
         },
     },
     Entry {

@@ -3,6 +3,8 @@
 
 mod check;
 mod cli;
+mod dlq;
+mod explain;
 mod plan;
 mod program;
 mod progress;

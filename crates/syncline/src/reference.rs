@@ -5,7 +5,7 @@ use std::{fmt::Write, process::ExitCode};
 use clap::{Args, Command};
 
 use crate::{
-    check, cli,
+    check, cli, dlq, explain,
     program::Service,
     readers, sync,
     up::{self, NatsServerArgs},
@@ -43,6 +43,8 @@ fn page() -> String {
     section::<verify::Args>(&mut page, "verify");
     section::<check::Args>(&mut page, "check");
     section::<readers::Args>(&mut page, "readers");
+    section::<dlq::Args>(&mut page, "dlq");
+    section::<explain::Args>(&mut page, "explain");
     section::<Service<es_watcher::Args>>(&mut page, "es-watcher");
     section::<Service<es_writer::Args>>(&mut page, "es-writer");
     section::<NatsServerArgs>(&mut page, "nats-server");

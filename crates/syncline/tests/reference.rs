@@ -106,28 +106,85 @@ fn a_setting_that_does_not_exist_is_refused_with_its_line() {
     );
 }
 
-/// A family without a label yet is not on the metrics page, so the names are taken from the source.
+/// The metrics of a service as it registers them. A family without a label yet is not on the metrics page,
+/// so the names are taken from the source.
+fn metrics_of(service: &str) -> Vec<String> {
+    let file = format!("crates/{service}/src/metrics.rs");
+    let source = fs::read_to_string(checkout().join(file)).expect("it is there");
+    let prefix = service.replace("es-", "syncline_");
+    let names: Vec<String> = source
+        .split("registry.register(")
+        .skip(1)
+        .filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next())
+        .map(|name| format!("{prefix}_{name}"))
+        .collect();
+    assert!(names.len() >= 7, "{service}: {names:?}");
+    names
+}
+
 #[test]
 fn every_metric_of_the_services_is_explained_in_the_operations_guide() {
     let guide = fs::read_to_string(checkout().join("docs/operations.md")).expect("it is there");
-    for (service, prefix) in [
-        ("es-watcher", "syncline_watcher"),
-        ("es-writer", "syncline_writer"),
-    ] {
-        let file = format!("crates/{service}/src/metrics.rs");
-        let source = fs::read_to_string(checkout().join(file)).expect("it is there");
-        let names: Vec<&str> = source
-            .split("registry.register(")
-            .skip(1)
-            .filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next())
-            .collect();
-        assert!(names.len() >= 7, "{service}: {names:?}");
-        for name in names {
-            let metric = format!("`{prefix}_{name}");
+    for metric in ["es-watcher", "es-writer"].map(metrics_of).concat() {
+        assert!(
+            guide.contains(&format!("`{metric}")),
+            "{metric} is not in docs/operations.md"
+        );
+    }
+}
+
+/// The scalars of a YAML document that follow a key, in order.
+fn values_of(key: &str, yaml: &str) -> Vec<String> {
+    let mut values = Vec::new();
+    let mut is_next = false;
+    for event in saphyr_parser::Parser::new_from_str(yaml) {
+        let (event, _) = event.expect("the file is YAML");
+        if let saphyr_parser::Event::Scalar(text, ..) = event {
+            if is_next {
+                values.push(text.to_string());
+            }
+            is_next = !is_next && text == key;
+        }
+    }
+    values
+}
+
+#[test]
+fn every_alert_is_about_metrics_that_exist_and_is_explained_in_the_operations_guide() {
+    let rules = fs::read_to_string(checkout().join("deploy/alerts.yaml")).expect("it is there");
+    let guide = fs::read_to_string(checkout().join("docs/operations.md")).expect("it is there");
+    let metrics = ["es-watcher", "es-writer"].map(metrics_of).concat();
+    let (alerts, expressions) = (values_of("alert", &rules), values_of("expr", &rules));
+    assert!(
+        alerts.len() >= 10 && alerts.len() == expressions.len(),
+        "{alerts:?}"
+    );
+    for (alert, expression) in alerts.iter().zip(&expressions) {
+        assert!(
+            guide.contains(&format!("`{alert}`")),
+            "{alert} is not in docs/operations.md"
+        );
+        let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let named: Vec<&str> = words.filter(|word| word.starts_with("syncline_")).collect();
+        assert!(
+            !named.is_empty() || expression.starts_with("up{"),
+            "{expression}"
+        );
+        for name in named {
+            let is_it = |metric: &String| {
+                let suffix = name.strip_prefix(metric.as_str());
+                suffix.is_some_and(|suffix| {
+                    ["", "_total", "_bucket", "_sum", "_count"].contains(&suffix)
+                })
+            };
             assert!(
-                guide.contains(&metric),
-                "{metric} is not in docs/operations.md"
+                metrics.iter().any(is_it),
+                "{alert} is about {name}, which nobody counts"
             );
+        }
+        for (open, close) in [('(', ')'), ('[', ']'), ('{', '}')] {
+            let count = |c| expression.matches(c).count();
+            assert_eq!(count(open), count(close), "{expression}");
         }
     }
 }

@@ -72,7 +72,22 @@ struct Shared {
     fenced: watch::Sender<Option<String>>,
 }
 
+/// Changes a lease's mark.
+#[derive(Debug, Clone)]
+pub(crate) struct Advancer(Arc<Shared>);
+
+impl Advancer {
+    pub(crate) fn advance(&self, change: impl FnOnce(&mut Mark)) {
+        self.0.advance(change);
+    }
+}
+
 impl Shared {
+    fn advance(&self, change: impl FnOnce(&mut Mark)) {
+        change(&mut self.mark());
+        self.moved.notify_one();
+    }
+
     fn mark(&self) -> MutexGuard<'_, Mark> {
         self.mark
             .lock()
@@ -206,8 +221,12 @@ impl Lease {
 
     /// Changes how far we have come. It is stored a little later.
     pub(crate) fn advance(&self, change: impl FnOnce(&mut Mark)) {
-        change(&mut self.shared.mark());
-        self.shared.moved.notify_one();
+        self.shared.advance(change);
+    }
+
+    /// The same for whoever outlives a borrow of the lease.
+    pub(crate) fn advancer(&self) -> Advancer {
+        Advancer(Arc::clone(&self.shared))
     }
 
     /// The floor that is stored.

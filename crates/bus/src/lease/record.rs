@@ -70,6 +70,10 @@ pub(crate) struct Mark {
     /// For each partition the newest publisher's token and attempt at the floor.
     #[serde(default)]
     pub(crate) fences: BTreeMap<String, (u64, u64)>,
+    /// The token of the reader that has looked through its letters last, and the number of the newest
+    /// letter of all then: what an older token stored behind it came late.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) letters_seen: Option<(u64, u64)>,
     /// What a publisher calls the store in which it remembers what it has published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) store: Option<String>,

@@ -7,7 +7,7 @@ use futures::TryStreamExt;
 use model::now_ms;
 
 use super::record::{Place, Record, Role, readers_of, store as open};
-use crate::{Bus, Error, StreamInfo};
+use crate::{Bus, Error, StreamInfo, stream};
 
 /// A registered reader of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +25,14 @@ pub struct ReaderStatus {
     pub silent_for: Duration,
     /// What of the stream it reads; all when empty.
     pub filter_subjects: Vec<String>,
+}
+
+impl ReaderStatus {
+    /// Whether it reads what stands under a subject.
+    pub fn reads(&self, subject: &str) -> bool {
+        let mut filters = self.filter_subjects.iter();
+        self.filter_subjects.is_empty() || filters.any(|filter| stream::covers(filter, subject))
+    }
 }
 
 /// The readers whose unread messages a stream keeps.

@@ -7,6 +7,7 @@
 
 mod embedded;
 mod lease;
+mod letters;
 mod lost_end;
 mod reader;
 mod sink;

@@ -1,16 +1,7 @@
-//! Publishing, and dead letters.
+//! Publishing.
 
-use std::sync::Arc;
-
-use bus::{
-    JetStreamDeadLetters, JetStreamSink, SinkOptions, StreamSpec, dead_letters, purge_settled,
-};
-use bytes::Bytes;
-use model::{
-    Root, Tenant,
-    wire::{self, Envelope, Message},
-};
-use pipeline::{DeadLetter, DeadLetters, MessageSink, MessageSource, Tenure};
+use bus::{JetStreamSink, SinkOptions, purge_settled};
+use pipeline::{MessageSink, MessageSource, Tenure};
 use testkit::{unique_name, wait_until};
 
 use crate::support::{
@@ -188,55 +179,4 @@ async fn what_is_acknowledged_after_the_lease_has_run_out_does_not_count() {
         !fault.is_retryable() && fault.to_string().contains("lease"),
         "{fault}"
     );
-}
-
-#[tokio::test]
-async fn a_dead_letter_reads_back_as_the_change_it_was() {
-    let log = Log::shared().await;
-    let spec = StreamSpec::new(&unique_name("dlq"), &format!("dlq.{}.>", log.tenant));
-    let tenant = Tenant::try_from(log.tenant.as_str()).unwrap();
-    let letters = JetStreamDeadLetters::open(&log.bus, &spec, &log.stream, Root::Changes, tenant)
-        .await
-        .unwrap();
-    let original = batch("logs.2024", 7, 1, 10);
-    let letter = DeadLetter {
-        sequence: 41,
-        index: "logs.2024".to_owned(),
-        change: Some(original.changes()[0].clone()),
-        body: Bytes::new(),
-        reason: "mapper_parsing_exception:\nfailed to parse".to_owned(),
-    };
-    letters.park(letter.clone()).await.unwrap();
-    let unreadable = DeadLetter {
-        change: None,
-        index: "es.x.y".to_owned(),
-        body: "???".into(),
-        ..letter
-    };
-    letters.park(unreadable).await.unwrap();
-
-    let stream = log.bus.jetstream().get_stream(&spec.name).await.unwrap();
-    let stored = stream.get_raw_message(1).await.unwrap();
-    assert_eq!(
-        stored.subject.as_str(),
-        format!("dlq.{}.logs%2E2024", log.tenant)
-    );
-    let header = |name: &str| stored.headers.get(name).unwrap().as_str();
-    assert_eq!(header(dead_letters::SEQUENCE_HEADER), "41");
-    assert_eq!(
-        header(dead_letters::REASON_HEADER),
-        "mapper_parsing_exception: failed to parse"
-    );
-    let message = Message {
-        subject: header(dead_letters::SUBJECT_HEADER).parse().unwrap(),
-        envelope: Envelope::from_headers(|name| stored.headers.get(name).map(|v| v.as_str()))
-            .unwrap(),
-        body: stored.payload.clone(),
-    };
-    let read = Arc::new(wire::decode(&message).unwrap());
-    assert_eq!(
-        format!("{:?}", read.changes()),
-        format!("{:?}", original.changes())
-    );
-    assert_eq!(stream.get_raw_message(2).await.unwrap().payload, "???");
 }

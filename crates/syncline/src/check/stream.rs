@@ -141,10 +141,7 @@ async fn dead_letters(report: &mut Report, bus: &Bus) {
         Ok(Some(info)) if info.messages > 0 => report.warn(
             WHAT,
             format_args!("{} documents that the target refused", info.messages),
-            format_args!(
-                "`nats stream view {}` shows them with the reasons",
-                info.name
-            ),
+            "`syncline dlq list` shows them with the reasons",
         ),
         Ok(_) => report.ok(WHAT, "none"),
         Err(error) => report.fail(WHAT, error, ""),
