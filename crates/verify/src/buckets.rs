@@ -1,17 +1,16 @@
 //! The first, bounded half of the comparison: documents become sums in buckets, and only buckets
 //! whose sums differ have to be looked into.
 //!
-//! A document falls into a bucket by its id, so that the same id under another routing is found in
-//! the same place. A bucket keeps how many documents it has and the sum of a hash of each one's id,
-//! routing and digest: it does not depend on the order in which they come, so the shards of both
-//! sides may be cut and read in any way. Equal sums of different documents would need a collision
-//! of 128 bits.
+//! A document falls into a bucket by the hash of its key: its id, or the position of its change (see
+//! `rule`). A bucket keeps how many documents it has and the sum of a hash of each one's key, place
+//! and digest: it does not depend on the order in which they come, so the shards of both sides may
+//! be cut and read in any way. Equal sums of different documents would need a collision of 128
+//! bits.
 //!
 //! Where the documents of the differing buckets are still too many to be held, those buckets are
-//! divided again by other bits of the id's hash: that is a [`Filter`] with one more level.
+//! divided again by other bits of the key's hash: that is a [`Filter`] with one more level.
 
-use model::DocumentId;
-use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
+use xxhash_rust::xxh3::xxh3_128;
 
 /// How many buckets there are.
 pub(crate) const BUCKETS: usize = 1 << BITS;
@@ -42,13 +41,10 @@ impl Filter {
         Filter { levels }
     }
 
-    /// The hash of an id if its documents are meant.
-    pub(crate) fn accept(&self, id: &DocumentId) -> Option<u128> {
-        let hash = xxh3_128(id.as_str().as_bytes());
+    /// Whether the documents whose key has this hash are meant.
+    pub(crate) fn accept(&self, hash: u128) -> bool {
         let mut levels = self.levels.iter().enumerate();
-        levels
-            .all(|(level, chosen)| chosen[bucket(hash, level)])
-            .then_some(hash)
+        levels.all(|(level, chosen)| chosen[bucket(hash, level)])
     }
 }
 
@@ -78,15 +74,13 @@ impl Buckets {
         }
     }
 
-    /// Adds a document with the hash of its id.
-    pub(crate) fn add(&mut self, id_hash: u128, routing: Option<&str>, digest: u128) {
-        // No routing and an empty one are not the same.
-        let routing = routing.map_or(0, |routing| xxh3_128_with_seed(routing.as_bytes(), 1));
+    /// Adds a document with the hash of its key.
+    pub(crate) fn add(&mut self, hash: u128, place: u128, digest: u128) {
         let mut bytes = [0; 48];
-        bytes[..16].copy_from_slice(&id_hash.to_le_bytes());
-        bytes[16..32].copy_from_slice(&routing.to_le_bytes());
+        bytes[..16].copy_from_slice(&hash.to_le_bytes());
+        bytes[16..32].copy_from_slice(&place.to_le_bytes());
         bytes[32..].copy_from_slice(&digest.to_le_bytes());
-        let bucket = &mut self.buckets[bucket(id_hash, self.level)];
+        let bucket = &mut self.buckets[bucket(hash, self.level)];
         bucket.sum = bucket.sum.wrapping_add(xxh3_128(&bytes));
         bucket.documents += 1;
     }

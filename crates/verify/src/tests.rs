@@ -8,11 +8,26 @@ use proptest::prelude::*;
 use search::Hit;
 
 use crate::{
+    By, Side,
     buckets::{Differing, Filter, LEVELS, divide, fit},
-    gather::{Entries, Summary},
+    gather::{Entries, Summary, Taking},
+    rule::{Key, Rule},
     scan::Gather,
     suspect::{Finding, Suspect, findings, suspects},
 };
+
+/// How the source's documents are taken, by content and id.
+fn taking(filter: &Arc<Filter>) -> Taking {
+    Taking {
+        side: Side::Source,
+        rule: Rule {
+            by: By::Content,
+            key: Key::Id,
+            epoch: None,
+        },
+        filter: Arc::clone(filter),
+    }
+}
 
 type Documents = BTreeMap<(String, Option<String>), u8>;
 
@@ -39,7 +54,7 @@ fn compare(source: &Documents, target: &Documents, memory: usize) -> (Vec<Suspec
     let mut filter = Filter::default();
     let differing: Vec<Differing> = loop {
         let shared = Arc::new(filter.clone());
-        let new = || Summary::new(Arc::clone(&shared));
+        let new = || Summary::new(taking(&shared));
         let (source, target) = (gather(source, 2, new), gather(target, 3, new));
         let differing = source.buckets.differing(&target.buckets);
         if !divide(&differing, filter.level(), memory) {
@@ -52,7 +67,7 @@ fn compare(source: &Documents, target: &Documents, memory: usize) -> (Vec<Suspec
     while !rest.is_empty() {
         let (now, later) = rest.split_at(fit(rest, memory));
         let chosen = Arc::new(filter.within(now.iter().map(|d| d.bucket)));
-        let new = || Entries::new(Arc::clone(&chosen));
+        let new = || Entries::new(taking(&chosen));
         let (source, target) = (gather(source, 3, new), gather(target, 1, new));
         let held = source.entries.len() + target.entries.len();
         assert!(held <= memory || now.len() == 1, "{held} documents held");
