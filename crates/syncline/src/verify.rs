@@ -58,7 +58,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "delete_extra")]
     repair: bool,
     /// Do what --repair says.
-    #[arg(long, requires = "repair")]
+    #[arg(long)]
     yes: bool,
     /// The narrow form of --repair --yes: delete at the target what the source does not have, and
     /// leave the rest.
@@ -131,6 +131,8 @@ impl Args {
 /// Why nothing can be told.
 #[derive(Debug, thiserror::Error)]
 enum CommandError {
+    #[error("--yes belongs to --repair: give both to change the target, or none")]
+    YesToWhat,
     #[error("source: {0}")]
     SourceArgs(search::ArgsError),
     #[error("target: {0}")]
@@ -161,6 +163,9 @@ impl From<VerifyError> for CommandError {
 
 /// Compares once, or as a service.
 pub(crate) fn start(args: Args) -> ExitCode {
+    if args.yes && !args.repair {
+        return program::usage(&CommandError::YesToWhat);
+    }
     let log_level = args.log_level.clone();
     if args.continuous {
         let log_level = log_level.as_deref().unwrap_or("info");

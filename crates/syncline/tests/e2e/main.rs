@@ -13,6 +13,7 @@ mod services;
 mod stream;
 mod sync;
 mod up;
+mod verify;
 
 use testkit::{Product, SearchNode, unique_name};
 
