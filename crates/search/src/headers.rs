@@ -38,6 +38,25 @@ impl Client {
         }
     }
 
+    /// How many documents a window has, whatever its size: a server that has deleted nothing there
+    /// looks at none of them for it.
+    ///
+    /// # Errors
+    /// As [`Client::read_window`].
+    pub async fn count_window(&self, window: &Window<'_>) -> Result<u64, Error> {
+        let path = search_path(window.index, window.shard, window.node);
+        let path = format!("{path}&filter_path=timed_out,_shards,hits.total");
+        let query = format!(
+            r#"{{"query":{{"range":{{"_seq_no":{{"gt":{},"lte":{}}}}}}},"size":0,"track_total_hits":true}}"#,
+            window.after, window.upto,
+        );
+        let answer = self.send(Request::post(path).json(query)).await;
+        let body = answer.map_err(|error| copy_gone(error, window.index, window.node))?;
+        let counted: Counted = serde_json::from_slice(&body).map_err(|e| malformed(window, e))?;
+        expect_complete(window, &counted._shards, counted.timed_out)?;
+        Ok(counted.hits.total.value)
+    }
+
     /// The documents of a window without their content.
     ///
     /// # Errors
@@ -69,6 +88,23 @@ impl Client {
         let body = answer.map_err(|error| copy_gone(error, window.index, window.node))?;
         parse_headers(window, &body)
     }
+}
+
+#[derive(Deserialize)]
+struct Counted {
+    timed_out: bool,
+    _shards: Shards,
+    hits: CountedHits,
+}
+
+#[derive(Deserialize)]
+struct CountedHits {
+    total: Total,
+}
+
+#[derive(Deserialize)]
+struct Total {
+    value: u64,
 }
 
 #[derive(Deserialize)]

@@ -9,7 +9,7 @@ use search::PageSizer;
 use crate::{
     By, Changes, Difference, IndexReport, Key as DocumentKey, Misrouted, Pass, Plan, Progress,
     Refused, Repair, Side, VerifyError, VerifyOptions,
-    buckets::{BUCKETS, Differing, Filter, divide, fit},
+    buckets::{Differing, Filter, divide, fit},
     diff::diff,
     gather::{Entries, Summary, Taking},
     index::SideIndex,
@@ -130,7 +130,8 @@ impl<'a> Comparison<'a> {
                 }
             }
             let differing = source.buckets.differing(&target.buckets);
-            if self.rule.key == Key::Position && differing.len() > BUCKETS / 2 {
+            let occupied = source.buckets.occupied(&target.buckets);
+            if first && self.rule.key == Key::Position && differing.len() > occupied / 2 {
                 tracing::info!(
                     index = %self.source.name,
                     "most positions differ: the sides are compared by ids"

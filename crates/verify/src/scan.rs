@@ -15,7 +15,7 @@ use search::{Error, Hit, MOST_NUMBERS, Numbers, Page, PageSizer, Window};
 use tokio::task::JoinSet;
 
 use crate::{
-    VerifyError,
+    Side, VerifyError,
     index::{Part, Patience, SideIndex},
 };
 
@@ -195,7 +195,10 @@ async fn read_page<G: Gather>(
         Reading::Documents => client.read_window(window).await.map(Read::from),
         Reading::Headers => client.read_headers(window).await.map(Read::from),
         Reading::Numbers => {
-            let (numbers, bytes) = client.read_numbers(window).await?;
+            let (numbers, bytes) = match every_number(index, window).await? {
+                Some(numbers) => (numbers, 0),
+                None => client.read_numbers(window).await?,
+            };
             let wanted = numbers.iter().filter(|numbers| gathered.wants(**numbers));
             let wanted: Vec<u64> = wanted.map(|numbers| numbers.seq_no).collect();
             // What was written between the two requests is in neither: a second look settles it.
@@ -212,4 +215,22 @@ async fn read_page<G: Gather>(
             })
         }
     }
+}
+
+/// The numbers of a window in which each belongs to a document: they need not be read. At the source
+/// only, for a target's versions do not follow from its numbers.
+async fn every_number(
+    index: &SideIndex,
+    window: &Window<'_>,
+) -> Result<Option<Vec<Numbers>>, Error> {
+    let span = window.upto - window.after;
+    if index.side == Side::Target || span > i64::from(window.size) {
+        return Ok(None);
+    }
+    let count = index.client.count_window(window).await?;
+    let all = (window.after + 1..=window.upto).map(|number| Numbers {
+        seq_no: number as u64,
+        version: 0,
+    });
+    Ok((count == span as u64).then(|| all.collect()))
 }

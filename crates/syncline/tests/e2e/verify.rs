@@ -151,7 +151,7 @@ async fn an_index_that_was_created_anew_is_not_taken_for_the_one_that_was_equal(
 async fn write(index: &str) -> Result<()> {
     let (source, _) = nodes().await;
     for round in 0.. {
-        let first = round % 20 * 50;
+        let first = round % 200 * 50;
         index_numbers(&source.http(), index, first..first + 50, round).await?;
         index_numbers(&source.http(), index, 0..3, round).await?;
     }
@@ -162,7 +162,8 @@ async fn write(index: &str) -> Result<()> {
 async fn while_changes_flow_nothing_that_arrives_counts_as_different() -> Result<()> {
     let (source, target) = nodes().await;
     let index = index_name("live");
-    index_numbers(&source.http(), &index, 0..1_000, 0).await?;
+    // So many that by version their positions are compared.
+    index_numbers(&source.http(), &index, 0..11_000, 0).await?;
     let (from, to) = (source.url(), target.url());
     let follow = || Program::follow(["sync", &from, &to, "--indices", &index]);
     let sync = follow()?;
@@ -201,7 +202,7 @@ async fn while_changes_flow_nothing_that_arrives_counts_as_different() -> Result
     }
     // Without anybody who brings the changes they stand still.
     sync.stop().await?;
-    index_numbers(&source.http(), &index, 990..1_010, 7).await?;
+    index_numbers(&source.http(), &index, 10_990..11_010, 7).await?;
     for by in ["content", "version"] {
         let verify = [
             "verify",

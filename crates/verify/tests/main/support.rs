@@ -87,8 +87,15 @@ impl Pair {
         &self,
         options: &VerifyOptions,
     ) -> Result<IndexReport, VerifyError> {
+        self.verify_watched(options, Arc::new(())).await
+    }
+
+    pub(crate) async fn verify_watched(
+        &self,
+        options: &VerifyOptions,
+        progress: Arc<dyn Progress>,
+    ) -> Result<IndexReport, VerifyError> {
         let pairs = [(self.index.clone(), self.index.clone())];
-        let progress: Arc<dyn Progress> = Arc::new(());
         let report = verify::verify(&self.source, &self.target, &pairs, options, &progress).await?;
         assert_eq!(report.equal(), report.indices[0].equal());
         println!("{report}");
