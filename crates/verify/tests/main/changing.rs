@@ -1,10 +1,12 @@
 //! While writes go on.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
+use model::IndexName;
 use testkit::Product;
-use verify::{By, VerifyOptions};
+use tokio::sync::Notify;
+use verify::{By, Pass, Progress, VerifyOptions};
 
 use crate::support::{Pair, counts, documents, ids, index, options};
 
@@ -43,6 +45,18 @@ async fn what_keeps_changing_is_neither_equal_nor_different() -> Result<()> {
     pair.delete().await
 }
 
+/// Says when documents that differ are being looked for.
+#[derive(Default)]
+struct Finding(Notify);
+
+impl Progress for Finding {
+    fn begin(&self, _: &IndexName, pass: Pass, _: u64) {
+        if pass == Pass::Find {
+            self.0.notify_one();
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_arrives_within_the_lag_is_equal_and_what_stands_still_is_not() -> Result<()> {
     let pair = Pair::new(Product::Es7_17, Product::Os2).await?;
@@ -50,11 +64,13 @@ async fn what_arrives_within_the_lag_is_equal_and_what_stands_still_is_not() -> 
     pair.bulk(&pair.at_source, &documents(50)).await?;
     pair.copy(0, |id| id.ends_with('0')).await?;
     let options = VerifyOptions {
-        lag: Duration::from_secs(5),
+        lag: Duration::from_secs(10),
         ..options()
     };
     // A writer that is behind: what it has not brought yet it brings while the lag passes.
-    let (report, copied) = tokio::join!(pair.verify_with(&options), async {
+    let finding = Arc::new(Finding::default());
+    let (report, copied) = tokio::join!(pair.verify_watched(&options, finding.clone()), async {
+        finding.0.notified().await;
         for end in ['1', '2', '3', '4'] {
             pair.copy(0, |id| id.ends_with(end)).await?;
         }
