@@ -38,4 +38,4 @@ pub use reference::reference;
 pub use resolve::{Resolved, Resolver, Sections, resolve};
 pub use secret::{Secret, SecretFileError, mask_urls};
 pub use setting::{Origin, Setting};
-pub use units::{ByteSize, CommaList, Millis, UnitError};
+pub use units::{ByteSize, CommaList, Millis, Rate, UnitError};

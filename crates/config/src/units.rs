@@ -1,6 +1,6 @@
-//! Sizes, times and lists as people write them in flags and files.
+//! Sizes, times, rates and lists as people write them in flags and files.
 
-use std::{convert::Infallible, fmt, ops::Deref, str::FromStr, time::Duration};
+use std::{convert::Infallible, fmt, num::NonZeroU64, ops::Deref, str::FromStr, time::Duration};
 
 /// Why a text is no size or time.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,6 +18,12 @@ pub enum UnitError {
         unit: String,
         /// The units there are.
         known: &'static str,
+    },
+    /// The number is zero where that means nothing.
+    #[error("it is zero; write {example}")]
+    Zero {
+        /// What would be right.
+        example: &'static str,
     },
     /// The number is more than can be counted.
     #[error("it is too large")]
@@ -165,6 +171,40 @@ impl fmt::Display for Millis {
     }
 }
 
+/// So many things a second, written `500/s` or as the bare number; never none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rate(NonZeroU64);
+
+impl Rate {
+    /// How many a second.
+    pub const fn per_second(self) -> NonZeroU64 {
+        self.0
+    }
+}
+
+impl FromStr for Rate {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let example = "a rate such as 500/s";
+        match split(text, example)? {
+            (number, "" | "/s") => NonZeroU64::new(number)
+                .map(Self)
+                .ok_or(UnitError::Zero { example }),
+            (_, unit) => Err(UnitError::Unit {
+                unit: unit.to_owned(),
+                known: "/s",
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/s", self.0)
+    }
+}
+
 /// A comma-separated list: each part trimmed, empty parts dropped.
 ///
 /// In a file a flag of this type may also be a YAML list.
@@ -253,6 +293,9 @@ mod tests {
             "`weeks` is not one of its units; use ms, s, m, h or d"
         );
         assert!(time("soon").contains("250ms or 10s"));
+        let rate = |text: &str| text.parse::<Rate>().unwrap_err().to_string();
+        assert_eq!(rate("5/m"), "`/m` is not one of its units; use /s");
+        assert_eq!(rate("0/s"), "it is zero; write a rate such as 500/s");
     }
 
     #[test]
@@ -286,6 +329,8 @@ mod tests {
             prop_assert_eq!(size.to_string().parse(), Ok(size));
             let time = Millis::new(n >> shift);
             prop_assert_eq!(time.to_string().parse(), Ok(time));
+            let rate = Rate(NonZeroU64::MIN.saturating_add(n >> shift));
+            prop_assert_eq!(rate.to_string().parse(), Ok(rate));
         }
     }
 }

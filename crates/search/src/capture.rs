@@ -73,7 +73,7 @@ pub struct Hit {
     pub seq_no: u64,
     /// The source's own `_version`: 1 for a document that was created by that operation.
     pub version: u64,
-    /// Its `_source`, a slice of the answer.
+    /// Its `_source`, a slice of the answer; empty where it was not asked for.
     pub source: Bytes,
 }
 
@@ -124,19 +124,33 @@ impl Client {
     /// the answer is not complete; [`Error::AnswerTooLarge`] when a smaller window should be asked
     /// for; [`Error::NoSource`] for a document without source.
     pub async fn read_window(&self, window: &Window<'_>) -> Result<Page, Error> {
-        let path = search_path(window.index, window.shard, window.node);
         // The answer is taken whole: a filter_path would parse and write every document again.
+        match self.search_window(window, r#""version":true"#, "").await? {
+            Some(body) => parse_page(window, &body),
+            None => Ok(Page::empty()),
+        }
+    }
+
+    /// The answer to a search for a window, with more members in its body and parameters in its
+    /// path; none where the copy holds nothing and so has no mapping.
+    pub(crate) async fn search_window(
+        &self,
+        window: &Window<'_>,
+        members: &str,
+        parameters: &str,
+    ) -> Result<Option<Bytes>, Error> {
+        let path = search_path(window.index, window.shard, window.node) + parameters;
         let query = format!(
-            r#"{{"query":{{"range":{{"_seq_no":{{"gt":{},"lte":{}}}}}}},"sort":["_seq_no"],"size":{},"track_total_hits":false,"version":true}}"#,
+            r#"{{"query":{{"range":{{"_seq_no":{{"gt":{},"lte":{}}}}}}},"sort":["_seq_no"],"size":{},"track_total_hits":false,{members}}}"#,
             window.after, window.upto, window.size,
         );
         let request = Request::post(path)
             .json(query)
             .answer_limit(answer_limit(window));
         match self.send(request).await {
-            Ok(body) => parse_page(window, &body),
+            Ok(body) => Ok(Some(body)),
             Err(Error::Rejected { reason, .. }) if has_no_mapping(&reason) => {
-                self.page_without_mapping(window).await
+                self.expect_nothing(window).await.map(|()| None)
             }
             Err(error) => Err(copy_gone(error, window.index, window.node)),
         }
@@ -145,7 +159,7 @@ impl Client {
     /// An index without any mapping has not even `_seq_no` to sort by. That is fine while the copy
     /// holds nothing, as when all it has seen is the delete of a missing document; else it is only
     /// late, and an empty page would lose what it holds.
-    async fn page_without_mapping(&self, window: &Window<'_>) -> Result<Page, Error> {
+    async fn expect_nothing(&self, window: &Window<'_>) -> Result<(), Error> {
         let path = search_path(window.index, window.shard, window.node);
         let request = Request::post(path).json(r#"{"size":1,"_source":false}"#);
         let answer = self.send(request).await;
@@ -162,10 +176,16 @@ impl Client {
                 reason: "the copy does not know the mapping yet".to_owned(),
             });
         }
-        Ok(Page {
+        Ok(())
+    }
+}
+
+impl Page {
+    pub(crate) fn empty() -> Page {
+        Page {
             hits: Vec::new(),
-            bytes: body.len(),
-        })
+            bytes: 0,
+        }
     }
 }
 
@@ -389,44 +409,74 @@ struct RawHit<'a> {
 }
 
 fn parse_page(window: &Window<'_>, body: &Bytes) -> Result<Page, Error> {
-    let malformed = |reason: String| {
-        Error::malformed(
-            format!("search in shard {} of {}", window.shard, window.index),
-            reason,
-        )
-    };
-    // Checked once as a whole, which is quicker than string by string.
-    let text = std::str::from_utf8(body).map_err(|e| malformed(e.to_string()))?;
-    let answer: Answer<'_> = serde_json::from_str(text).map_err(|e| malformed(e.to_string()))?;
-    answer._shards.complete(window.index, Some(1))?;
-    if answer.timed_out {
-        return Err(Error::Shards {
-            index: window.index.to_string(),
-            failed: 1,
-            total: 1,
-            reason: "the search timed out on the server".to_owned(),
-        });
-    }
-    let mut hits = Vec::with_capacity(answer.hits.hits.len());
-    for raw in answer.hits.hits {
+    let mut hits = Vec::new();
+    for raw in parse_hits(window, body)? {
         let Some(source) = raw._source else {
             return Err(Error::NoSource {
                 index: window.index.to_string(),
                 id: raw._id.into_owned(),
             });
         };
-        hits.push(Hit {
-            id: DocumentId::try_from(&*raw._id).map_err(|e| malformed(e.to_string()))?,
-            routing: raw._routing,
-            seq_no: raw.sort[0],
-            version: raw._version,
-            source: body.slice_ref(source.get().as_bytes()),
-        });
+        let source = body.slice_ref(source.get().as_bytes());
+        hits.push(raw.hit(window, source)?);
     }
     Ok(Page {
         hits,
         bytes: body.len(),
     })
+}
+
+/// A page whose documents were not asked for.
+pub(crate) fn parse_headers(window: &Window<'_>, body: &Bytes) -> Result<Page, Error> {
+    let hits = parse_hits(window, body)?.into_iter();
+    let hits: Result<_, _> = hits.map(|raw| raw.hit(window, Bytes::new())).collect();
+    Ok(Page {
+        hits: hits?,
+        bytes: body.len(),
+    })
+}
+
+fn parse_hits<'a>(window: &Window<'_>, body: &'a Bytes) -> Result<Vec<RawHit<'a>>, Error> {
+    // Checked once as a whole, which is quicker than string by string.
+    let text = std::str::from_utf8(body).map_err(|e| malformed(window, e))?;
+    let answer: Answer<'_> = serde_json::from_str(text).map_err(|e| malformed(window, e))?;
+    expect_complete(window, &answer._shards, answer.timed_out)?;
+    Ok(answer.hits.hits)
+}
+
+/// Fails unless the one shard has answered completely.
+pub(crate) fn expect_complete(
+    window: &Window<'_>,
+    shards: &Shards,
+    timed_out: bool,
+) -> Result<(), Error> {
+    shards.complete(window.index, Some(1))?;
+    match timed_out {
+        false => Ok(()),
+        true => Err(Error::Shards {
+            index: window.index.to_string(),
+            failed: 1,
+            total: 1,
+            reason: "the search timed out on the server".to_owned(),
+        }),
+    }
+}
+
+pub(crate) fn malformed(window: &Window<'_>, reason: impl std::fmt::Display) -> Error {
+    let what = format!("search in shard {} of {}", window.shard, window.index);
+    Error::malformed(what, reason.to_string())
+}
+
+impl RawHit<'_> {
+    fn hit(self, window: &Window<'_>, source: Bytes) -> Result<Hit, Error> {
+        Ok(Hit {
+            id: DocumentId::try_from(&*self._id).map_err(|e| malformed(window, e))?,
+            routing: self._routing,
+            seq_no: self.sort[0],
+            version: self._version,
+            source,
+        })
+    }
 }
 
 #[cfg(test)]

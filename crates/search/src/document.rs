@@ -17,8 +17,10 @@ use crate::{
 /// How to look documents up.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MgetOptions<'a> {
-    /// Return the documents too. Without them some servers leave out the routing as well.
+    /// Return the documents too.
     pub source: bool,
+    /// Return the routing too, which servers leave out where the document is not asked for.
+    pub routing: bool,
     /// The id of the node whose copies answer; any copy without it.
     pub node: Option<&'a str>,
 }
@@ -34,7 +36,7 @@ pub struct Found {
     pub seq_no: Option<u64>,
     /// How often its shard had had a new primary then.
     pub primary_term: Option<u64>,
-    /// The routing it was written with; only certain where the document was asked for too.
+    /// The routing it was written with; only certain where it or the document was asked for.
     pub routing: Option<String>,
     /// Its `_source`, a slice of the answer, when asked for.
     pub source: Option<Bytes>,
@@ -92,8 +94,12 @@ impl Client {
         let pinned = options.node.map_or(String::new(), |node| {
             format!("&preference=_only_nodes%3A{}", encode(node))
         });
+        let routing = match options.routing {
+            true => "&stored_fields=_routing",
+            false => "",
+        };
         let path = format!(
-            "/{}/_mget?_source={}{pinned}",
+            "/{}/_mget?_source={}{routing}{pinned}",
             encode(index.as_str()),
             options.source
         );

@@ -4,6 +4,7 @@
 //! - `capture`: where a shard's history stands, and reading windows of it.
 //! - `bulk`: writing, with an outcome per document.
 //! - `count`: how many documents are alive, by sequence number.
+//! - `headers`: reading a shard's ids and numbers without its documents.
 //! - `document`: looking documents up by id.
 //! - `metadata`: what an index looks like, and creating one like it.
 //! - [`retry`]: which failures pass by themselves. A pure function.
@@ -22,6 +23,7 @@ mod config;
 mod count;
 mod document;
 mod error;
+mod headers;
 mod hosts;
 mod indices;
 mod metadata;
@@ -46,6 +48,7 @@ pub use config::{Auth, AwsService, ClientConfig, Tls};
 pub use count::{MOST_BUCKETS, ShardCopy};
 pub use document::{Found, MgetOptions};
 pub use error::Error;
+pub use headers::{MOST_NUMBERS, Numbers};
 pub use indices::{IndexInfo, Replication, Uncapturable};
 pub use metadata::{Creation, DefinitionVersion, Outcome};
 pub use pattern::{IndexPatterns, PatternError};

@@ -6,7 +6,7 @@
 
 /// A page that is as large as a page should be, in bytes of the response.
 const TARGET_BYTES: usize = 1 << 20;
-/// The most documents in a page; servers refuse more than 10,000.
+/// The most documents in a page, if nothing else is said; servers refuse more than 10,000.
 const MOST: u32 = 4_000;
 /// The first page of a shard, before anything is known about its documents.
 const FIRST: u32 = 64;
@@ -14,20 +14,28 @@ const FIRST: u32 = 64;
 /// Finds the size of the next [`crate::Window`] from the pages before it.
 #[derive(Debug)]
 pub struct PageSizer {
+    most: u32,
     documents: u32,
     span: i64,
 }
 
 impl Default for PageSizer {
     fn default() -> PageSizer {
-        PageSizer {
-            documents: FIRST,
-            span: i64::from(FIRST),
-        }
+        PageSizer::new(FIRST, MOST)
     }
 }
 
 impl PageSizer {
+    /// Begins with pages of `first` documents, and never asks for more than `most` at once.
+    pub fn new(first: u32, most: u32) -> PageSizer {
+        let first = first.clamp(1, most.max(1));
+        PageSizer {
+            most: most.max(1),
+            documents: first,
+            span: i64::from(first),
+        }
+    }
+
     /// How many documents to ask for.
     pub fn documents(&self) -> u32 {
         self.documents
@@ -44,8 +52,8 @@ impl PageSizer {
         if let Some(average) = bytes.checked_div(documents) {
             let fit = TARGET_BYTES / average.max(1);
             // Grows fourfold at most: the next documents may be larger than these.
-            let most = MOST.min(self.documents.saturating_mul(4));
-            self.documents = u32::try_from(fit).unwrap_or(MOST).clamp(1, most);
+            let most = self.most.min(self.documents.saturating_mul(4));
+            self.documents = u32::try_from(fit).unwrap_or(most).clamp(1, most);
         }
         let found = documents as i64;
         self.span = match () {

@@ -9,7 +9,14 @@ use runtime::exit::Exit;
 use crate::{check, dlq, explain, program, readers, reference, sync, up, verify};
 
 /// The sections a configuration file may have: one for each command that runs for long.
-pub(crate) const SECTIONS: &[&str] = &["es-watcher", "es-writer", "nats-server", "up", "sync"];
+pub(crate) const SECTIONS: &[&str] = &[
+    "es-watcher",
+    "es-writer",
+    "nats-server",
+    "up",
+    "sync",
+    "verify",
+];
 
 /// A command of the program.
 pub(crate) struct Entry {
@@ -31,10 +38,8 @@ const COMMANDS: &[Entry] = &[
     },
     Entry {
         name: "verify",
-        about: "Compares two clusters completely; the exit code says whether they are equal",
-        run: |name, argv| {
-            start::<verify::Args>(name, argv, |args| program::command(verify::run(args)))
-        },
+        about: "Compares two clusters completely, and repairs the target if asked to",
+        run: |name, argv| start::<verify::Args>(name, argv, verify::start),
     },
     Entry {
         name: "check",
@@ -147,6 +152,7 @@ pub(crate) fn with_ports(name: &str, command: Command) -> Command {
         "es-watcher" => "127.0.0.1:8081",
         "es-writer" => "127.0.0.1:8082",
         "up" => "127.0.0.1:8083",
+        "verify" => "127.0.0.1:8084",
         _ => return command,
     };
     command.mut_arg("admin_listen", |arg| arg.default_value(port))

@@ -154,6 +154,7 @@ impl Wanted<'_> {
     async fn look_up(&self, client: &Client) -> Result<Option<Found>, search::Error> {
         let options = MgetOptions {
             source: true,
+            routing: false,
             node: None,
         };
         let found = client

@@ -21,6 +21,14 @@ pub(crate) struct Common {
     /// Log level: error, warn, info, debug or trace; or a filter such as info,bus=debug.
     #[arg(long, env = "LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
     pub(crate) log_level: String,
+    #[command(flatten)]
+    pub(crate) operation: Operation,
+}
+
+/// The same for a command that is a service only if that is asked for.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Operation")]
+pub(crate) struct Operation {
     /// Log format: text, json, or auto (text on a terminal).
     #[arg(
         long,
@@ -67,15 +75,23 @@ pub(crate) struct Shared {
 }
 
 pub(crate) fn watcher(args: Service<es_watcher::Args>) -> ExitCode {
-    service(args.common, |tasks, shared| {
-        spawn_watcher(tasks, shared, args.own);
-    })
+    service(
+        &args.common.log_level,
+        args.common.operation,
+        |tasks, shared| {
+            spawn_watcher(tasks, shared, args.own);
+        },
+    )
 }
 
 pub(crate) fn writer(args: Service<es_writer::Args>) -> ExitCode {
-    service(args.common, |tasks, shared| {
-        spawn_writer(tasks, shared, args.own);
-    })
+    service(
+        &args.common.log_level,
+        args.common.operation,
+        |tasks, shared| {
+            spawn_writer(tasks, shared, args.own);
+        },
+    )
 }
 
 pub(crate) fn spawn_watcher(tasks: &mut Tasks, shared: Shared, args: es_watcher::Args) {
@@ -93,19 +109,23 @@ pub(crate) fn spawn_writer(tasks: &mut Tasks, shared: Shared, args: es_writer::A
 }
 
 /// Runs a service with its admin listener until a signal comes or a task fails.
-fn service(common: Common, start: impl FnOnce(&mut Tasks, Shared)) -> ExitCode {
-    if let Err(error) = telemetry::init(&common.log_level, common.log_format) {
+pub(crate) fn service(
+    log_level: &str,
+    operation: Operation,
+    start: impl FnOnce(&mut Tasks, Shared),
+) -> ExitCode {
+    if let Err(error) = telemetry::init(log_level, operation.log_format) {
         return usage(&error);
     }
     on_runtime(async move {
-        let drain: Duration = common.drain_timeout.into();
+        let drain: Duration = operation.drain_timeout.into();
         let shutdown = match Shutdown::on_signals(drain) {
             Ok(shutdown) => shutdown,
             Err(error) => return exit::report(&error),
         };
         let mut tasks = Tasks::new(shutdown.token());
         let shared = Shared::default();
-        if let Err(error) = spawn_admin(&mut tasks, &common, &shared).await {
+        if let Err(error) = spawn_admin(&mut tasks, &operation, &shared).await {
             return exit::report(&error);
         }
         start(&mut tasks, shared);
@@ -119,14 +139,14 @@ fn service(common: Common, start: impl FnOnce(&mut Tasks, Shared)) -> ExitCode {
 /// Binds the admin listener, unless it is switched off.
 pub(crate) async fn spawn_admin(
     tasks: &mut Tasks,
-    common: &Common,
+    operation: &Operation,
     shared: &Shared,
 ) -> Result<(), admin::AdminError> {
-    if common.admin_disabled {
+    if operation.admin_disabled {
         return Ok(());
     }
     let server = admin::Server::new(
-        common.admin_listen.as_str(),
+        operation.admin_listen.as_str(),
         shared.health.clone(),
         shared.metrics.clone(),
     );

@@ -14,7 +14,7 @@ use runtime::{
 
 use crate::{
     cli,
-    program::{self, Common, Shared},
+    program::{self, Common, Operation, Shared},
 };
 
 /// Runs what the configuration file has sections for: es-watcher, es-writer, nats-server.
@@ -104,10 +104,10 @@ pub(crate) fn run(resolved: Resolved<Args>) -> ExitCode {
         );
         return Exit::Usage.into();
     }
-    if let Err(error) = telemetry::init(&args.common.log_level, args.common.log_format) {
+    if let Err(error) = telemetry::init(&args.common.log_level, args.common.operation.log_format) {
         return program::usage(&error);
     }
-    program::on_runtime(start(args.common, parts))
+    program::on_runtime(start(args.common.operation, parts))
 }
 
 /// Reads all sections; everything that is wrong in any of them is reported together.
@@ -153,8 +153,8 @@ fn section<A: clap::Args>(sections: &mut Sections, name: &'static str) -> Option
 }
 
 /// Starts the server first and stops it last.
-async fn start(common: Common, parts: Parts) -> Exit {
-    let drain: Duration = common.drain_timeout.into();
+async fn start(operation: Operation, parts: Parts) -> Exit {
+    let drain: Duration = operation.drain_timeout.into();
     let shutdown = match Shutdown::on_signals(drain) {
         Ok(shutdown) => shutdown,
         Err(error) => return exit::report(&error),
@@ -168,7 +168,7 @@ async fn start(common: Common, parts: Parts) -> Exit {
     };
     let mut tasks = Tasks::new(shutdown.token());
     let shared = Shared::default();
-    let ended = match program::spawn_admin(&mut tasks, &common, &shared).await {
+    let ended = match program::spawn_admin(&mut tasks, &operation, &shared).await {
         Err(error) => exit::report(&error),
         Ok(()) => {
             if let Some(watcher) = parts.watcher {

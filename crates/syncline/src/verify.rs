@@ -1,20 +1,30 @@
 //! `syncline verify SOURCE TARGET`: proves that both hold the same documents, or shows which differ.
 
-use std::sync::Arc;
+mod bar;
+mod continuous;
+mod metrics;
+mod state;
 
-use config::CommaList;
-use indicatif::{ProgressBar, ProgressStyle};
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use config::{CommaList, Millis, Rate};
 use model::IndexName;
 use runtime::{
     exit::{self, Exit},
-    telemetry::{self, LogFormat},
+    telemetry,
 };
-use search::{Client, IndexPatterns, SourceArgs, TargetArgs, Uncapturable};
-use verify::{Pass, Report, Side, VerifyError, VerifyOptions};
+use search::{Client, ClientConfig, IndexPatterns, SourceArgs, TargetArgs, Uncapturable};
+use verify::{By, IndexReport, Repair, Report, VerifyError, VerifyOptions};
 
-/// Compares two clusters completely: every document, its content and its routing.
+use self::{
+    bar::Bar,
+    state::{State, StateError},
+};
+use crate::program::{self, Operation};
+
+/// Compares two clusters completely: every document, its content (or its version) and its routing.
 ///
-/// Exit code 0: equal; 3: different; 1: it could not be told.
+/// Exit code 0: equal, if need be after a repair; 3: different; 1: it could not be told.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// Source hosts (comma-separated URLs).
@@ -32,31 +42,97 @@ pub(crate) struct Args {
         allow_hyphen_values = true
     )]
     indices: IndexPatterns,
+    /// What is compared of each document: content, or version, which reads no document and tells
+    /// whether the newest change of each has arrived. If not given: content, and version with
+    /// --continuous.
+    #[arg(long, value_name = "content|version")]
+    by: Option<By>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
     /// Most differences of each kind that are listed for an index; all are counted.
     #[arg(long, default_value = "20", value_name = "N")]
     limit: usize,
-    /// Delete at the target what the source does not have: documents that were deleted where no
-    /// watcher could know. Without this flag they are only listed.
+    /// Say what would have to be written and deleted at the target to make it equal; with --yes, do
+    /// it.
+    #[arg(long, conflicts_with = "delete_extra")]
+    repair: bool,
+    /// Do what --repair says.
+    #[arg(long)]
+    yes: bool,
+    /// The narrow form of --repair --yes: delete at the target what the source does not have, and
+    /// leave the rest.
     #[arg(long)]
     delete_extra: bool,
+    /// After how long what differs is looked at again; only what stands still then is different.
+    /// Longer than changes take from source to target; 0 where nobody writes.
+    #[arg(long, default_value = "10s", value_name = "DURATION")]
+    lag: Millis,
+    /// Most documents read on each side in a second, such as 5000/s; no limit if not given.
+    #[arg(long, value_name = "N/s")]
+    max_rate: Option<Rate>,
+    /// File that keeps which indices were found equal, so that a run that was interrupted goes on
+    /// with the others when it is started again. Removed when the run is complete.
+    #[arg(long, value_name = "PATH")]
+    state: Option<PathBuf>,
+    /// Compare again and again until a signal comes, and serve what is found as metrics.
+    #[arg(long, conflicts_with_all = ["repair", "delete_extra", "state", "json"])]
+    continuous: bool,
+    /// Pause between two comparisons with --continuous.
+    #[arg(long, default_value = "60s", value_name = "DURATION")]
+    interval: Millis,
     /// Compare what is visible without refreshing first.
     #[arg(long)]
     no_refresh: bool,
-    /// Log level for details: error, warn, info, debug or trace.
-    #[arg(long, env = "LOG_LEVEL", default_value = "error", value_name = "LEVEL")]
-    log_level: String,
+    /// Log level for details: error, warn, info, debug or trace. If not given: error, and info with
+    /// --continuous.
+    #[arg(long, env = "LOG_LEVEL", value_name = "LEVEL")]
+    log_level: Option<String>,
     #[command(flatten)]
     source_access: SourceArgs,
     #[command(flatten)]
     target_access: TargetArgs,
+    #[command(flatten)]
+    operation: Operation,
+}
+
+impl Args {
+    fn options(&self) -> VerifyOptions {
+        let default = match self.continuous {
+            true => By::Version,
+            false => By::Content,
+        };
+        VerifyOptions {
+            by: self.by.unwrap_or(default),
+            refresh: !self.no_refresh,
+            limit: self.limit,
+            max_rate: self.max_rate.map(Rate::per_second),
+            lag: self.lag.into(),
+            repair: match (self.repair, self.yes, self.delete_extra) {
+                (true, true, _) => Repair::All,
+                (true, false, _) => Repair::Plan,
+                (false, _, true) => Repair::Extra,
+                (false, _, false) => Repair::No,
+            },
+            ..VerifyOptions::default()
+        }
+    }
+
+    fn clusters(&self) -> Result<(ClientConfig, ClientConfig), CommandError> {
+        let source = self.source_access.client_config(&self.source);
+        let target = self.target_access.client_config(&self.target);
+        Ok((
+            source.map_err(CommandError::SourceArgs)?,
+            target.map_err(CommandError::TargetArgs)?,
+        ))
+    }
 }
 
 /// Why nothing can be told.
 #[derive(Debug, thiserror::Error)]
 enum CommandError {
+    #[error("--yes belongs to --repair: give both to change the target, or none")]
+    YesToWhat,
     #[error("source: {0}")]
     SourceArgs(search::ArgsError),
     #[error("target: {0}")]
@@ -69,18 +145,46 @@ enum CommandError {
     NoIndex(String),
     #[error("index {index:?} of the source cannot be compared: {reason}")]
     Uncapturable { index: String, reason: Uncapturable },
+    #[error(
+        "the source {0} and the target are the same cluster: a repair would write over its own source"
+    )]
+    Same(String),
     #[error(transparent)]
-    Verify(#[from] VerifyError),
+    State(#[from] StateError),
+    #[error(transparent)]
+    Verify(Box<VerifyError>),
 }
 
-pub(crate) async fn run(args: Args) -> Exit {
-    if let Err(error) = telemetry::init(&args.log_level, LogFormat::Auto) {
-        exit::report(&error);
-        return Exit::Usage;
+impl From<VerifyError> for CommandError {
+    fn from(error: VerifyError) -> CommandError {
+        CommandError::Verify(Box::new(error))
     }
+}
+
+/// Compares once, or as a service.
+pub(crate) fn start(args: Args) -> ExitCode {
+    if args.yes && !args.repair {
+        return program::usage(&CommandError::YesToWhat);
+    }
+    let log_level = args.log_level.clone();
+    if args.continuous {
+        let log_level = log_level.as_deref().unwrap_or("info");
+        return program::service(log_level, args.operation.clone(), |tasks, shared| {
+            let token = tasks.token().clone();
+            tasks.spawn("verify", continuous::run(args, shared, token));
+        });
+    }
+    let log_level = log_level.as_deref().unwrap_or("error");
+    if let Err(error) = telemetry::init(log_level, args.operation.log_format) {
+        return program::usage(&error);
+    }
+    program::command(run(args))
+}
+
+async fn run(args: Args) -> Exit {
     match compare(&args).await {
-        Ok(report) => {
-            print(&report, args.json);
+        Ok((report, resumed)) => {
+            print(&report, &resumed, args.json);
             match report.equal() {
                 true => Exit::Success,
                 false => Exit::Different,
@@ -90,43 +194,66 @@ pub(crate) async fn run(args: Args) -> Exit {
     }
 }
 
-async fn compare(args: &Args) -> Result<Report, CommandError> {
-    let source = args.source_access.client_config(&args.source);
-    let target = args.target_access.client_config(&args.target);
-    let source = source.map_err(CommandError::SourceArgs)?;
-    let target = target.map_err(CommandError::TargetArgs)?;
-    let source = search::connect(&source)
-        .await
-        .map_err(CommandError::Source)?;
-    let target = search::connect(&target)
-        .await
-        .map_err(CommandError::Target)?;
-    let pairs = pairs(&source, &args.indices).await?;
-    let options = VerifyOptions {
-        refresh: !args.no_refresh,
-        limit: args.limit,
-        delete_extra: args.delete_extra,
-        ..VerifyOptions::default()
+/// Indices that an interrupted run had found equal, and when.
+type Resumed = Vec<(IndexName, String)>;
+
+async fn compare(args: &Args) -> Result<(Report, Resumed), CommandError> {
+    let (source, target) = args.clusters()?;
+    let source = search::connect(&source).await;
+    let source = source.map_err(CommandError::Source)?;
+    let target = search::connect(&target).await;
+    let target = target.map_err(CommandError::Target)?;
+    let cluster = &source.server().cluster_uuid;
+    let is_same = *cluster == target.server().cluster_uuid && !cluster.is_empty();
+    if is_same && (args.repair || args.delete_extra) {
+        return Err(CommandError::Same(source.server().cluster_name.clone()));
+    }
+    let options = args.options();
+    let mut state = match &args.state {
+        Some(path) => Some(State::open(path, &source, &target, options.by)?),
+        None => None,
     };
+    let mut report = Report::default();
+    let mut resumed = Resumed::new();
     let bar = Arc::new(Bar::new());
     let progress: Arc<dyn verify::Progress> = bar.clone();
-    let report = verify::verify(&source, &target, &pairs, &options, &progress).await;
-    bar.0.finish_and_clear();
-    Ok(report?)
+    for (index, uuid) in indices(&source, &args.indices).await? {
+        let found = match &state {
+            Some(state) => state.found_equal(&index, &uuid, &target).await?,
+            None => None,
+        };
+        if let Some((before, at)) = found {
+            resumed.push((index, at));
+            report.indices.push(before);
+            continue;
+        }
+        let pair = (&index, &index);
+        let compared = verify::verify_index(&source, &target, pair, &options, &progress).await;
+        let compared = compared.inspect_err(|_| bar.finish())?;
+        if let Some(state) = &mut state {
+            state.keep(&compared)?;
+        }
+        report.indices.push(compared);
+    }
+    bar.finish();
+    if let Some(state) = state {
+        state.complete()?;
+    }
+    Ok((report, resumed))
 }
 
-/// The source's indices, each with the target's of the same name.
-async fn pairs(
+/// The source's indices, each with what identifies it.
+async fn indices(
     source: &Client,
     patterns: &IndexPatterns,
-) -> Result<Vec<(IndexName, IndexName)>, CommandError> {
+) -> Result<Vec<(IndexName, String)>, CommandError> {
     let found = source.list_indices(patterns).await;
-    let mut pairs = Vec::new();
+    let mut indices = Vec::new();
     for index in found.map_err(CommandError::Source)? {
         let reason = index.uncapturable();
         let name = index.name;
         match reason {
-            None => pairs.push((name.clone(), name)),
+            None => indices.push((name, index.uuid)),
             Some(reason) if patterns.names().any(|named| named == name.as_str()) => {
                 let index = name.to_string();
                 return Err(CommandError::Uncapturable { index, reason });
@@ -134,64 +261,49 @@ async fn pairs(
             Some(reason) => eprintln!("{name} is left out: {reason}"),
         }
     }
-    match pairs.is_empty() {
+    match indices.is_empty() {
         true => Err(CommandError::NoIndex(patterns.to_string())),
-        false => Ok(pairs),
+        false => Ok(indices),
     }
 }
 
-fn print(report: &Report, json: bool) {
+fn print(report: &Report, resumed: &[(IndexName, String)], json: bool) {
     if json {
-        let report = serde_json::json!({ "equal": report.equal(), "indices": report.indices });
+        let resumed: Vec<_> = resumed
+            .iter()
+            .map(|(index, at)| serde_json::json!({ "index": index, "at": at }))
+            .collect();
+        let report = serde_json::json!({
+            "equal": report.equal(),
+            "resumed": resumed,
+            "indices": report.indices,
+        });
         println!("{report:#}");
         return;
     }
     print!("{report}");
+    for (index, at) in resumed {
+        println!("{index} was found equal at {at}, before this run was interrupted");
+    }
     let count = report.indices.len();
-    let differing = report.indices.iter().filter(|index| !index.equal()).count();
+    let is_known =
+        |index: &&IndexReport| !index.equal() && (index.left > 0 || !index.target_exists);
+    let differing = report.indices.iter().filter(is_known).count();
+    let changing: u64 = report.indices.iter().map(|i| i.changing.count).sum();
     let documents: u64 = report.indices.iter().map(|i| i.documents_source).sum();
-    match differing {
-        0 => println!("equal: yes ({documents} documents, {})", indices(count)),
-        _ => println!("equal: NO ({differing} of {} differ)", indices(count)),
+    match (differing, changing) {
+        (0, 0) => println!("equal: yes ({documents} documents, {})", plural(count)),
+        (0, _) => println!(
+            "equal: NOT KNOWN ({changing} documents are still changing, the others of {} are equal)",
+            plural(count)
+        ),
+        _ => println!("equal: NO ({differing} of {} differ)", plural(count)),
     }
 }
 
-fn indices(count: usize) -> String {
-    match count {
+fn plural(indices: usize) -> String {
+    match indices {
         1 => "1 index".to_owned(),
         count => format!("{count} indices"),
-    }
-}
-
-/// Documents compared so far, drawn on a terminal only.
-struct Bar(ProgressBar);
-
-impl Bar {
-    fn new() -> Bar {
-        let bar = ProgressBar::new(0);
-        let style = ProgressStyle::with_template(
-            "{prefix:24!} {msg:14} {wide_bar} {human_pos:>10}/{human_len} {per_sec:>12} {eta:>6}",
-        );
-        if let Ok(style) = style {
-            bar.set_style(style);
-        }
-        Bar(bar)
-    }
-}
-
-impl verify::Progress for Bar {
-    fn begin(&self, index: &IndexName, pass: Pass, documents: u64) {
-        self.0.reset();
-        self.0.set_length(documents);
-        self.0.set_prefix(index.to_string());
-        self.0.set_message(match pass {
-            Pass::Compare => "comparing",
-            Pass::Narrow => "narrowing down",
-            Pass::Find => "finding",
-        });
-    }
-
-    fn advance(&self, _side: Side, documents: u64, _bytes: u64) {
-        self.0.inc(documents);
     }
 }

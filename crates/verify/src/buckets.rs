@@ -1,20 +1,19 @@
 //! The first, bounded half of the comparison: documents become sums in buckets, and only buckets
 //! whose sums differ have to be looked into.
 //!
-//! A document falls into a bucket by its id, so that the same id under another routing is found in
-//! the same place. A bucket keeps how many documents it has and the sum of a hash of each one's id,
-//! routing and digest: it does not depend on the order in which they come, so the shards of both
-//! sides may be cut and read in any way. Equal sums of different documents would need a collision
-//! of 128 bits.
+//! A document falls into a bucket by the hash of its key: its id, or the position of its change (see
+//! `rule`). A bucket keeps how many documents it has and the sum of a hash of each one's key, place
+//! and digest: it does not depend on the order in which they come, so the shards of both sides may
+//! be cut and read in any way. Equal sums of different documents would need a collision of 128
+//! bits.
 //!
 //! Where the documents of the differing buckets are still too many to be held, those buckets are
-//! divided again by other bits of the id's hash: that is a [`Filter`] with one more level.
+//! divided again by other bits of the key's hash: that is a [`Filter`] with one more level.
 
-use model::DocumentId;
-use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed};
+use xxhash_rust::xxh3::xxh3_128;
 
 /// How many buckets there are.
-pub(crate) const BUCKETS: usize = 1 << BITS;
+const BUCKETS: usize = 1 << BITS;
 const BITS: usize = 16;
 /// How often buckets can be divided: each level takes other bits of a hash of 128.
 pub(crate) const LEVELS: usize = 4;
@@ -42,13 +41,10 @@ impl Filter {
         Filter { levels }
     }
 
-    /// The hash of an id if its documents are meant.
-    pub(crate) fn accept(&self, id: &DocumentId) -> Option<u128> {
-        let hash = xxh3_128(id.as_str().as_bytes());
+    /// Whether the documents whose key has this hash are meant.
+    pub(crate) fn accept(&self, hash: u128) -> bool {
         let mut levels = self.levels.iter().enumerate();
-        levels
-            .all(|(level, chosen)| chosen[bucket(hash, level)])
-            .then_some(hash)
+        levels.all(|(level, chosen)| chosen[bucket(hash, level)])
     }
 }
 
@@ -56,57 +52,64 @@ fn bucket(hash: u128, level: usize) -> usize {
     (hash >> (level * BITS)) as usize % BUCKETS
 }
 
-/// What a bucket holds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Bucket {
-    sum: u128,
-    documents: u64,
-}
-
-/// The buckets of one side, or of a part of one.
+/// The buckets of one side, or of a part of one: of each a sum and how many documents it holds, in
+/// columns, because a pair of both would be padded by half.
 #[derive(Debug)]
 pub(crate) struct Buckets {
     level: usize,
-    buckets: Box<[Bucket]>,
+    sums: Box<[u128]>,
+    documents: Box<[u64]>,
 }
 
 impl Buckets {
     pub(crate) fn new(level: usize) -> Buckets {
         Buckets {
             level,
-            buckets: vec![Bucket::default(); BUCKETS].into_boxed_slice(),
+            sums: vec![0; BUCKETS].into_boxed_slice(),
+            documents: vec![0; BUCKETS].into_boxed_slice(),
         }
     }
 
-    /// Adds a document with the hash of its id.
-    pub(crate) fn add(&mut self, id_hash: u128, routing: Option<&str>, digest: u128) {
-        // No routing and an empty one are not the same.
-        let routing = routing.map_or(0, |routing| xxh3_128_with_seed(routing.as_bytes(), 1));
+    /// Adds a document with the hash of its key.
+    pub(crate) fn add(&mut self, hash: u128, place: u128, digest: u128) {
         let mut bytes = [0; 48];
-        bytes[..16].copy_from_slice(&id_hash.to_le_bytes());
-        bytes[16..32].copy_from_slice(&routing.to_le_bytes());
+        bytes[..16].copy_from_slice(&hash.to_le_bytes());
+        bytes[16..32].copy_from_slice(&place.to_le_bytes());
         bytes[32..].copy_from_slice(&digest.to_le_bytes());
-        let bucket = &mut self.buckets[bucket(id_hash, self.level)];
-        bucket.sum = bucket.sum.wrapping_add(xxh3_128(&bytes));
-        bucket.documents += 1;
+        let bucket = bucket(hash, self.level);
+        self.sums[bucket] = self.sums[bucket].wrapping_add(xxh3_128(&bytes));
+        self.documents[bucket] += 1;
     }
 
     /// Adds the documents of another part.
     pub(crate) fn merge(&mut self, other: &Buckets) {
-        for (own, other) in self.buckets.iter_mut().zip(&other.buckets) {
-            own.sum = own.sum.wrapping_add(other.sum);
-            own.documents += other.documents;
+        for (own, other) in self.sums.iter_mut().zip(&other.sums) {
+            *own = own.wrapping_add(*other);
         }
+        for (own, other) in self.documents.iter_mut().zip(&other.documents) {
+            *own += other;
+        }
+    }
+
+    /// How many buckets hold documents on one of the sides.
+    pub(crate) fn occupied(&self, target: &Buckets) -> usize {
+        let both = self.documents.iter().zip(&target.documents);
+        both.filter(|(source, target)| **source + **target > 0)
+            .count()
     }
 
     /// The buckets that do not hold the same documents.
     pub(crate) fn differing(&self, target: &Buckets) -> Vec<Differing> {
-        let both = self.buckets.iter().zip(&target.buckets).enumerate();
-        both.filter(|(_, (source, target))| source != target)
-            .map(|(bucket, (source, target))| Differing {
+        let differs = |bucket: &usize| {
+            let same_sum = self.sums[*bucket] == target.sums[*bucket];
+            !same_sum || self.documents[*bucket] != target.documents[*bucket]
+        };
+        let differing = (0..BUCKETS).filter(differs);
+        differing
+            .map(|bucket| Differing {
                 bucket,
-                source: source.documents,
-                target: target.documents,
+                source: self.documents[bucket],
+                target: target.documents[bucket],
             })
             .collect()
     }

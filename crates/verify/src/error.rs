@@ -58,6 +58,18 @@ pub enum VerifyError {
         /// The index.
         index: String,
     },
+    /// The target's versions are not ours.
+    #[error(
+        "index {index:?} of the target cannot be compared by version: {foreign} of its {documents} documents have versions that no change of the source has given them, so something else than Syncline wrote them; compare the contents (--by content)"
+    )]
+    ForeignVersions {
+        /// The target's index.
+        index: String,
+        /// How many documents.
+        foreign: u64,
+        /// Of how many.
+        documents: u64,
+    },
     /// A document that is no JSON.
     #[error(
         "document {id:?} of index {index:?} of the {side} cannot be compared: {error}; change or delete it there"

@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use model::IndexName;
 use runtime::backoff::Backoff;
-use search::{Client, Error, IndexPatterns, ShardStats, retry};
+use search::{Client, Error, IndexInfo, IndexPatterns, ShardStats, retry};
 
-use crate::{Progress, Side, VerifyError};
+use crate::{Progress, Side, VerifyError, throttle::Throttle};
 
 /// How often in a row something may fail that could pass by itself: half a minute or so.
 const ATTEMPTS: u32 = 12;
@@ -22,10 +22,15 @@ pub(crate) struct SideIndex {
     pub(crate) parts: Vec<Part>,
     /// Whether there is such an index.
     pub(crate) exists: bool,
+    /// What identifies it.
+    pub(crate) uuid: String,
+    /// How many shards it has.
+    pub(crate) shards: u32,
     /// About how many documents it has.
     pub(crate) documents: u64,
     pub(crate) readers: usize,
     pub(crate) refresh: bool,
+    pub(crate) throttle: Throttle,
     pub(crate) progress: Arc<dyn Progress>,
 }
 
@@ -71,10 +76,11 @@ impl SideIndex {
     /// Finds the index, reads where its shards stand and refreshes it, in this order: then
     /// everything that was acknowledged up to there is visible.
     pub(crate) async fn open(mut self) -> Result<SideIndex, VerifyError> {
-        let Some(shards) = self.find().await? else {
+        let Some(found) = self.find().await? else {
             return Ok(self);
         };
-        let stats = self.all_shards(shards).await?;
+        (self.uuid, self.shards) = (found.uuid, found.shards);
+        let stats = self.all_shards(self.shards).await?;
         self.make_visible().await?;
         self.documents = self.patiently(|| self.client.count(&self.name)).await?;
         self.parts = parts(&stats, self.readers);
@@ -82,8 +88,8 @@ impl SideIndex {
         Ok(self)
     }
 
-    /// How many shards the index has; none if there is no such index at the target.
-    async fn find(&self) -> Result<Option<u32>, VerifyError> {
+    /// What the cluster says about the index; nothing if there is no such index at the target.
+    async fn find(&self) -> Result<Option<IndexInfo>, VerifyError> {
         let patterns: IndexPatterns = self
             .name
             .as_str()
@@ -104,7 +110,7 @@ impl SideIndex {
             [] if self.side == Side::Source => Err(VerifyError::NoIndex { index }),
             [] => Ok(None),
             [one] if one.name == self.name => match one.uncapturable() {
-                None => Ok(Some(one.shards)),
+                None => Ok(Some(one.clone())),
                 Some(reason) => Err(VerifyError::Unreadable {
                     side: self.side,
                     index,

@@ -1,19 +1,25 @@
 //! Compares indices of two clusters completely, in memory that does not grow with them.
 //!
 //! Equal means: the same documents by id and routing, each with an equal `_source` in the sense of
-//! [`digest()`]. Nothing is sampled, and neither a sort by `_id` nor a point in time is needed: both
+//! [`digest()`], or, by version, each written at the target for its newest change at the source
+//! ([`By`]). Nothing is sampled, and neither a sort by `_id` nor a point in time is needed: both
 //! sides are read whole by sequence number, in whatever order their shards yield the documents.
 //!
-//! 1. Each document is added to one of 65,536 buckets by its id, as a sum (`buckets`). If all
-//!    buckets are equal, so are the sides, and each was read once.
+//! 1. Each document is added to one of 65,536 buckets, as a sum (`buckets`, `rule`). If all buckets
+//!    are equal, so are the sides, and each was read once.
 //! 2. Otherwise the buckets that differ are read again, divided further while they hold too much,
 //!    and their documents are joined by id and routing (`suspect`).
-//! 3. What differs then is looked at again by id, because it may have been on its way (`look`).
-//! 4. If that is wanted, what only the target has is deleted there (`repair`).
+//! 3. What differs then is looked at again by id, at once and after a while, because it may have
+//!    been on its way (`look`); what stands still is different, the rest is still changing.
+//! 4. If that is wanted, what is different is made equal (`repair`), and looked at once more.
 //!
 //! What is compared is what was there when the comparison began. A document that is written on both
 //! sides while they are read may escape it: whoever needs proof for those stops writing, or compares
 //! again.
+//!
+//! By version no document is read. A bucket is chosen by a document's position where that is enough
+//! to tell documents apart, for then not even ids have to be read (`headers` of crate `search`): the
+//! target's version *is* the source's `_seq_no`, each of which a shard gives once.
 
 mod buckets;
 mod compare;
@@ -26,12 +32,14 @@ mod look;
 mod progress;
 mod repair;
 mod report;
+mod rule;
 mod scan;
 mod suspect;
 #[cfg(test)]
 mod tests;
+mod throttle;
 
-use std::sync::Arc;
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use futures::future::try_join;
 use model::IndexName;
@@ -40,13 +48,19 @@ use search::Client;
 pub use digest::{DigestError, digest};
 pub use error::VerifyError;
 pub use progress::{Pass, Progress, Side};
-pub use report::{Difference, IndexReport, Key, Listing, Misrouted, Report};
+pub use repair::Repair;
+pub use report::{
+    Changes, Difference, IndexReport, Key, Listing, Misrouted, Plan, Refused, Repaired, Report,
+};
+pub use rule::By;
 
-use crate::{compare::Comparison, index::SideIndex};
+use crate::{compare::Comparison, index::SideIndex, throttle::Throttle};
 
 /// How to compare.
 #[derive(Debug, Clone)]
 pub struct VerifyOptions {
+    /// What is compared of each document.
+    pub by: By,
     /// Refresh both indices first. Without it only what is visible to searches is compared.
     pub refresh: bool,
     /// The most differences of each kind that are listed.
@@ -58,26 +72,34 @@ pub struct VerifyOptions {
     pub memory: usize,
     /// How many searches are in flight on each side.
     pub readers: usize,
-    /// Delete what only the target has.
-    pub delete_extra: bool,
+    /// The most documents that are read on each side in a second.
+    pub max_rate: Option<NonZeroU64>,
+    /// After how long what differs is looked at again: longer than a change is on its way.
+    pub lag: Duration,
+    /// What is done about differences.
+    pub repair: Repair,
+    /// By version, from how many documents on their positions are compared without their ids.
+    pub many: u64,
 }
 
 impl Default for VerifyOptions {
     fn default() -> VerifyOptions {
         VerifyOptions {
+            by: By::Content,
             refresh: true,
             limit: 1_000,
             diffs: 3,
             memory: 200_000,
             readers: 4,
-            delete_extra: false,
+            max_rate: None,
+            lag: Duration::from_secs(10),
+            repair: Repair::No,
+            many: 10_000,
         }
     }
 }
 
 /// Compares indices of the source with indices of the target, one pair after the other.
-///
-/// An index that the target does not have counts as one without documents.
 ///
 /// # Errors
 /// When a pair cannot be compared completely.
@@ -88,6 +110,27 @@ pub async fn verify(
     options: &VerifyOptions,
     progress: &Arc<dyn Progress>,
 ) -> Result<Report, VerifyError> {
+    let mut indices = Vec::with_capacity(pairs.len());
+    for (ours, theirs) in pairs {
+        indices.push(verify_index(source, target, (ours, theirs), options, progress).await?);
+    }
+    Ok(Report { indices })
+}
+
+/// Compares an index of the source with one of the target.
+///
+/// An index that the target does not have counts as one without documents; where everything is to
+/// be repaired, it is created like the source's.
+///
+/// # Errors
+/// When they cannot be compared completely.
+pub async fn verify_index(
+    source: &Client,
+    target: &Client,
+    (ours, theirs): (&IndexName, &IndexName),
+    options: &VerifyOptions,
+    progress: &Arc<dyn Progress>,
+) -> Result<IndexReport, VerifyError> {
     let open = |side, client: &Client, name: &IndexName| {
         let index = SideIndex {
             side,
@@ -95,20 +138,25 @@ pub async fn verify(
             name: name.clone(),
             parts: Vec::new(),
             exists: false,
+            uuid: String::new(),
+            shards: 0,
             documents: 0,
             readers: options.readers,
             refresh: options.refresh,
+            throttle: Throttle::new(options.max_rate),
             progress: Arc::clone(progress),
         };
         index.open()
     };
-    let mut indices = Vec::with_capacity(pairs.len());
-    for (ours, theirs) in pairs {
-        let ours = open(Side::Source, source, ours);
-        let theirs = open(Side::Target, target, theirs);
-        let (ours, theirs) = try_join(ours, theirs).await?;
-        let comparison = Comparison::new(ours, theirs, options, progress.as_ref());
-        indices.push(comparison.run().await?);
+    let ours = open(Side::Source, source, ours);
+    let (ours, mut found) = try_join(ours, open(Side::Target, target, theirs)).await?;
+    let create = !found.exists && options.repair == Repair::All;
+    if create {
+        repair::create(&ours, &found).await?;
+        found = open(Side::Target, target, theirs).await?;
     }
-    Ok(Report { indices })
+    let comparison = Comparison::new(ours, found, options, progress.as_ref());
+    let mut report = comparison.run().await?;
+    report.repaired.created = create;
+    Ok(report)
 }

@@ -1,130 +1,170 @@
-//! The second look at documents that differed in a scan: they may have been on their way.
-//!
-//! A document is read again on both sides by its id, which sees every write that was acknowledged.
-//! Only what stands still counts as a difference: two looks in a row, the scan being the first,
-//! that saw the same two sides. What still changes is looked at again after a pause.
-
-use std::time::Duration;
+//! Looking at documents again by their ids, which sees every write that was acknowledged.
 
 use bytes::Bytes;
-use search::{Found, MgetOptions};
+use futures::future::try_join;
+use search::{Found, Hit, MgetOptions};
 
-use crate::{VerifyError, digest::Digester, index::SideIndex, suspect::Suspect};
+use crate::{
+    By, Side, VerifyError, digest::Digester, index::SideIndex, rule::Rule, suspect::Suspect,
+};
 
-/// The pauses before the looks.
-const PAUSES: [Duration; 5] = [
-    Duration::ZERO,
-    Duration::from_millis(200),
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-];
+/// How many documents are looked at together, at most ...
+const BATCH: usize = 256;
+/// ... and how large they may be together, in bytes.
+const BATCH_BYTES: usize = 2 << 20;
 
-/// A document that differs, with what both sides have.
-pub(crate) struct Confirmed {
-    pub(crate) suspect: Suspect,
-    pub(crate) source: Option<Bytes>,
-    pub(crate) target: Option<Bytes>,
+/// Cuts suspects into batches that can be looked at together; those of one id stay together.
+pub(crate) fn batches(suspects: &[Suspect]) -> Vec<&[Suspect]> {
+    let (mut batches, mut start, mut end, mut bytes) = (Vec::new(), 0, 0, 0);
+    for same_id in suspects.chunk_by(|one, other| one.id == other.id) {
+        let more: usize = same_id.iter().map(|suspect| suspect.bytes).sum();
+        let full = end - start + same_id.len() > BATCH || bytes + more > BATCH_BYTES;
+        if full && end > start {
+            batches.push(&suspects[start..end]);
+            (start, bytes) = (end, 0);
+        }
+        (end, bytes) = (end + same_id.len(), bytes + more);
+    }
+    batches.extend((end > start).then(|| &suspects[start..end]));
+    batches
 }
 
-/// Those of the suspects that differ indeed, in the same order. They are read all at once.
-pub(crate) async fn confirm(
+/// What both sides have of a document.
+pub(crate) struct Looked {
+    /// With what it is compared by now.
+    pub(crate) suspect: Suspect,
+    pub(crate) source: Option<Seen>,
+    pub(crate) target: Option<Seen>,
+}
+
+/// A document as one side has it.
+pub(crate) struct Seen {
+    digest: u128,
+    /// The source's `_seq_no`, the target's `_version`.
+    pub(crate) number: u64,
+    /// Its content, where that is compared.
+    pub(crate) json: Bytes,
+}
+
+/// Looks at a batch, all at once; in the same order.
+pub(crate) async fn look(
     source: &SideIndex,
     target: &SideIndex,
-    suspects: Vec<Suspect>,
-) -> Result<Vec<Confirmed>, VerifyError> {
-    let mut confirmed = Vec::new();
-    let mut open: Vec<(usize, Suspect)> = suspects.into_iter().enumerate().collect();
-    for (look, pause) in PAUSES.into_iter().enumerate() {
-        if open.is_empty() {
-            break;
-        }
-        tokio::time::sleep(pause).await;
-        let both = futures::future::try_join(read(source, &open), read(target, &open)).await?;
-        let last = look + 1 == PAUSES.len();
-        let mut moving = Vec::new();
-        for ((place, mut suspect), (at_source, at_target)) in open.into_iter().zip(zip(both)) {
-            let before = (suspect.source, suspect.target);
-            suspect.source = at_source.as_ref().map(|seen| seen.digest);
-            suspect.target = at_target.as_ref().map(|seen| seen.digest);
-            if !suspect.differs() {
-                continue;
-            }
-            if last || before == (suspect.source, suspect.target) {
-                let [source, target] = [at_source, at_target].map(|seen| seen.map(|s| s.json));
-                confirmed.push((
-                    place,
-                    Confirmed {
-                        suspect,
-                        source,
-                        target,
-                    },
-                ));
-            } else {
-                moving.push((place, suspect));
-            }
-        }
-        open = moving;
-    }
-    confirmed.sort_by_key(|(place, _)| *place);
-    Ok(confirmed
-        .into_iter()
-        .map(|(_, confirmed)| confirmed)
+    rule: Rule,
+    suspects: &[Suspect],
+) -> Result<Vec<Looked>, VerifyError> {
+    let both = try_join(read(source, rule, suspects), read(target, rule, suspects)).await?;
+    let looked = suspects.iter().zip(both.0.into_iter().zip(both.1));
+    Ok(looked
+        .map(|(suspect, (source, target))| Looked {
+            suspect: Suspect {
+                source: source.as_ref().map(|seen| seen.digest),
+                target: target.as_ref().map(|seen| seen.digest),
+                ..suspect.clone()
+            },
+            source,
+            target,
+        })
         .collect())
-}
-
-fn zip<T>((one, other): (Vec<T>, Vec<T>)) -> impl Iterator<Item = (T, T)> {
-    one.into_iter().zip(other)
-}
-
-/// A document as it is now.
-struct Seen {
-    digest: u128,
-    json: Bytes,
 }
 
 /// Reads the documents on one side; none where there is none of this id with this routing.
 async fn read(
     index: &SideIndex,
-    suspects: &[(usize, Suspect)],
+    rule: Rule,
+    suspects: &[Suspect],
 ) -> Result<Vec<Option<Seen>>, VerifyError> {
     if !index.exists {
         return Ok(suspects.iter().map(|_| None).collect());
     }
-    let wanted: Vec<_> = suspects
-        .iter()
-        .map(|(_, suspect)| (&suspect.id, suspect.routing.as_deref()))
-        .collect();
-    let options = MgetOptions {
-        source: true,
-        node: None,
-    };
-    let found = index
-        .patiently(|| index.client.mget(&index.name, &wanted, options))
-        .await?;
+    let found = find(index, suspects, rule.by == By::Content).await?;
     let mut digester = Digester::default();
-    let seen = found.into_iter().zip(&wanted);
-    seen.map(|(found, (id, routing))| {
-        let Some(json) = json(found, *routing) else {
+    let seen = found.into_iter().zip(suspects);
+    seen.map(|(found, suspect)| {
+        if !is_it(&found, suspect) {
             return Ok(None);
+        }
+        let hit = Hit {
+            id: suspect.id.clone(),
+            routing: None,
+            seq_no: found.seq_no.unwrap_or(u64::MAX),
+            version: found.version.unwrap_or(u64::MAX),
+            source: found.source.unwrap_or_default(),
         };
-        match digester.digest(&json) {
-            Ok(digest) => Ok(Some(Seen { digest, json })),
-            Err(error) => Err(VerifyError::Document {
+        let digest = rule.digest(index.side, &hit, &mut digester);
+        Ok(Some(Seen {
+            digest: digest.map_err(|error| VerifyError::Document {
                 side: index.side,
                 index: index.name.to_string(),
-                id: id.to_string(),
+                id: suspect.id.to_string(),
                 error,
-            }),
-        }
+            })?,
+            number: match index.side {
+                Side::Source => hit.seq_no,
+                Side::Target => hit.version,
+            },
+            json: hit.source,
+        }))
     })
     .collect()
 }
 
+/// Looks documents up, each with its routing.
+pub(crate) async fn find(
+    index: &SideIndex,
+    suspects: &[Suspect],
+    content: bool,
+) -> Result<Vec<Found>, VerifyError> {
+    let wanted: Vec<_> = suspects
+        .iter()
+        .map(|suspect| (&suspect.id, suspect.routing.as_deref()))
+        .collect();
+    let options = MgetOptions {
+        source: content,
+        routing: !content,
+        node: None,
+    };
+    index.throttle.take(suspects.len()).await;
+    index
+        .patiently(|| index.client.mget(&index.name, &wanted, options))
+        .await
+}
+
 /// A look-up finds the document of this id in the shard that the routing leads to, also if it was
 /// written with another routing: that is another document.
-fn json(found: Found, routing: Option<&str>) -> Option<Bytes> {
-    found
-        .source
-        .filter(|_| found.found && found.routing.as_deref() == routing)
+pub(crate) fn is_it(found: &Found, suspect: &Suspect) -> bool {
+    found.found && found.routing.as_deref() == suspect.routing.as_deref()
+}
+
+#[cfg(test)]
+mod tests {
+    use model::DocumentId;
+
+    use super::*;
+
+    #[test]
+    fn batches_hold_every_suspect_once_and_never_part_those_of_one_id() {
+        for (ids, bytes) in [(1, 10), (3, 10), (1, 1 << 20), (300, 0), (2, 5 << 20)] {
+            let suspects: Vec<Suspect> = (0..1_000)
+                .map(|n| Suspect {
+                    id: DocumentId::try_from((n / ids).to_string().as_str()).unwrap(),
+                    routing: Some(n.to_string().into()),
+                    source: None,
+                    target: None,
+                    bytes,
+                })
+                .collect();
+            let batches = batches(&suspects);
+            assert_eq!(batches.concat(), suspects);
+            for pair in batches.windows(2) {
+                assert_ne!(pair[0].last().unwrap().id, pair[1][0].id);
+            }
+            let fits = |batch: &&[Suspect]| {
+                batch.len() <= BATCH && batch.len() * bytes <= BATCH_BYTES
+                    || batch[0].id == batch[batch.len() - 1].id
+            };
+            assert!(batches.iter().all(fits), "{ids} {bytes}");
+        }
+        assert!(batches(&[]).is_empty());
+    }
 }

@@ -3,10 +3,12 @@
 use std::fmt;
 
 use model::IndexName;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use crate::By;
 
 /// The outcome for all indices.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// Each pair of indices, in the order in which they were given.
     pub indices: Vec<IndexReport>,
@@ -20,31 +22,43 @@ impl Report {
 }
 
 /// The outcome for one index.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IndexReport {
     /// The index of the source.
     pub index: IndexName,
     /// The index of the target.
     pub target: IndexName,
+    /// What was compared of each document.
+    pub by: By,
+    /// What identifies the source's index, and the target's.
+    pub uuids: [String; 2],
     /// Whether the target has such an index.
     pub target_exists: bool,
     /// How many documents the source has.
     pub documents_source: u64,
     /// How many documents the target has.
     pub documents_target: u64,
-    /// The size of the source's documents.
+    /// The size of the source's documents; 0 where they were not read.
     pub bytes: u64,
     /// Documents that only the source has.
     pub missing: Listing<Key>,
     /// Documents that only the target has.
     pub extra: Listing<Key>,
-    /// Documents with another content.
+    /// Documents with another content, or another version.
     pub different: Listing<Difference>,
     /// Documents that both have, with another routing.
     pub misrouted: Listing<Misrouted>,
-    /// Documents that only the target had and that were deleted there.
-    pub deleted: u64,
-    /// Documents that differed when they were read and were equal at a second look.
+    /// Documents that differed at every look, each time in another way: they are being written, and
+    /// whether they are equal is not known.
+    pub changing: Listing<Key>,
+    /// What a repair would do, where only that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Plan>,
+    /// What was repaired.
+    pub repaired: Repaired,
+    /// How many differences there still are: all that were found without a repair.
+    pub left: u64,
+    /// Documents that differed when they were read and were equal at a later look.
     pub settled_meanwhile: u64,
     /// Whether every difference was found and looked at twice. Otherwise there were too many: some
     /// were counted as they were read, and of others it is known only that there are some, so that
@@ -52,8 +66,47 @@ pub struct IndexReport {
     pub exact: bool,
 }
 
+/// What a repair would do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Whether it would create the target's index.
+    pub create: bool,
+    /// How many documents it would write.
+    pub write: u64,
+    /// How many documents it would delete.
+    pub delete: u64,
+}
+
+/// What a repair has done at the target.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repaired {
+    /// Whether the index was created.
+    pub created: bool,
+    /// Documents that were written.
+    pub written: u64,
+    /// Those of the written whose version at the target was not below that of their change: somebody
+    /// else wrote them there. They keep that version until their next change.
+    pub foreign: u64,
+    /// Documents that were deleted.
+    pub deleted: u64,
+    /// Documents that the target does not take.
+    pub refused: Listing<Refused>,
+}
+
+/// A document that the target does not take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Its `_id`.
+    pub id: String,
+    /// The routing it was written with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub routing: Option<String>,
+    /// What the target says.
+    pub reason: String,
+}
+
 /// The differences of one kind.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listing<T> {
     /// How many there are; see [`IndexReport::exact`].
     pub count: u64,
@@ -81,7 +134,7 @@ impl<T> Listing<T> {
 }
 
 /// What identifies a document in an index.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Key {
     /// Its `_id`.
     pub id: String,
@@ -91,7 +144,7 @@ pub struct Key {
 }
 
 /// A document with different contents.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     /// Its `_id`.
     pub id: String,
@@ -101,10 +154,24 @@ pub struct Difference {
     /// For the first few: what has to be done to the source's to get the target's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub diff: Option<String>,
+    /// Which changes the sides have, where versions were compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Changes>,
+}
+
+/// Which change of a document each side has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// The source's `_seq_no`.
+    pub source: u64,
+    /// That of the target's version.
+    pub target: u64,
+    /// The epoch of the target's version.
+    pub epoch: u8,
 }
 
 /// A document that is in another place; its content may differ too.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Misrouted {
     /// Its `_id`.
     pub id: String,
@@ -115,11 +182,13 @@ pub struct Misrouted {
 }
 
 impl IndexReport {
-    pub(crate) fn new(index: IndexName, target: IndexName, target_exists: bool) -> IndexReport {
+    pub(crate) fn new(index: IndexName, target: IndexName, by: By) -> IndexReport {
         IndexReport {
             index,
             target,
-            target_exists,
+            by,
+            uuids: Default::default(),
+            target_exists: true,
             documents_source: 0,
             documents_target: 0,
             bytes: 0,
@@ -127,16 +196,19 @@ impl IndexReport {
             extra: Listing::default(),
             different: Listing::default(),
             misrouted: Listing::default(),
-            deleted: 0,
+            changing: Listing::default(),
+            plan: None,
+            repaired: Repaired::default(),
+            left: 0,
             settled_meanwhile: 0,
             exact: true,
         }
     }
 
-    /// Whether the target has exactly the documents of the source.
+    /// Whether the target has exactly the documents of the source, now that what was to be repaired
+    /// is. Not while some are still changing: then it is not known.
     pub fn equal(&self) -> bool {
-        let left = self.differences() - self.extra.count;
-        self.target_exists && left == 0 && self.extra.count == self.deleted
+        self.target_exists && self.left == 0 && self.changing.count == 0
     }
 
     /// How many differences were found, at least.
@@ -157,24 +229,27 @@ impl fmt::Display for IndexReport {
         if self.index != self.target {
             write!(f, " -> {}", self.target)?;
         }
-        let size = self.bytes as f64 / 1e6;
-        match (self.equal(), self.target_exists) {
-            (true, _) => write!(
+        let documents = self.documents_source;
+        let both = format!(
+            "{documents} documents at the source, {} at the target",
+            self.documents_target
+        );
+        let now = if self.differences() > 0 { " now" } else { "" };
+        let unsure = self.left == 0 && self.changing.count > 0;
+        match (self.target_exists, self.equal(), self.by) {
+            (false, ..) => write!(
                 f,
-                ": equal{}, {} documents, {size:.1} MB",
-                if self.deleted > 0 { " now" } else { "" },
-                self.documents_source
+                ": NOT equal, the target has no such index, the source has {documents} documents"
             )?,
-            (false, true) => write!(
-                f,
-                ": NOT equal, {} documents at the source, {} at the target",
-                self.documents_source, self.documents_target
-            )?,
-            (false, false) => write!(
-                f,
-                ": NOT equal, the target has no such index, the source has {} documents",
-                self.documents_source
-            )?,
+            (true, true, By::Content) => {
+                let size = self.bytes as f64 / 1e6;
+                write!(f, ": equal{now}, {documents} documents, {size:.1} MB")?;
+            }
+            (true, true, By::Version) => {
+                write!(f, ": equal{now} by version, {documents} documents")?;
+            }
+            (true, false, _) if unsure => write!(f, ": equal but for what is changing, {both}")?,
+            (true, false, _) => write!(f, ": NOT equal, {both}")?,
         }
         match self.settled_meanwhile {
             0 => writeln!(f)?,
@@ -182,11 +257,61 @@ impl fmt::Display for IndexReport {
         }
         self.section(f, "missing at the target", &self.missing)?;
         self.section(f, "at the target only", &self.extra)?;
-        if self.deleted > 0 {
-            writeln!(f, "    {} of these were deleted there", self.deleted)?;
-        }
         self.section(f, "with another routing", &self.misrouted)?;
-        self.section(f, "different", &self.different)
+        self.section(f, "different", &self.different)?;
+        self.section(f, "still changing, so not known", &self.changing)?;
+        if let Some(Plan {
+            create,
+            write,
+            delete,
+        }) = self.plan
+            && (create || write + delete > 0)
+        {
+            let create = if create { "create the index, " } else { "" };
+            writeln!(
+                f,
+                "  a repair would {create}write {write} and delete {delete} documents; nothing was changed"
+            )?;
+        }
+        self.repaired.fmt(f)?;
+        match self.left {
+            left if left > 0 && self.repaired.any() => {
+                writeln!(f, "  differences that are left: {left}")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Repaired {
+    /// Whether anything was done, or tried.
+    fn any(&self) -> bool {
+        self.created || self.written + self.deleted + self.refused.count > 0
+    }
+}
+
+impl fmt::Display for Repaired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.any() {
+            return Ok(());
+        }
+        let created = match self.created {
+            true => "the index created, ",
+            false => "",
+        };
+        let (written, deleted) = (self.written, self.deleted);
+        writeln!(
+            f,
+            "  repaired: {created}{written} documents written, {deleted} deleted"
+        )?;
+        if self.foreign > 0 {
+            writeln!(
+                f,
+                "    {} of the written had a foreign version, which they keep until they change at the source",
+                self.foreign
+            )?;
+        }
+        self.refused.section(f, "refused by the target", true)
     }
 }
 
@@ -197,18 +322,31 @@ impl IndexReport {
         title: &str,
         listing: &Listing<T>,
     ) -> fmt::Result {
-        if listing.count == 0 {
+        listing.section(f, title, self.exact)
+    }
+}
+
+impl<T: fmt::Display> Listing<T> {
+    fn section(&self, f: &mut fmt::Formatter<'_>, title: &str, exact: bool) -> fmt::Result {
+        if self.count == 0 {
             return Ok(());
         }
-        let least = if self.exact { "" } else { "at least " };
-        writeln!(f, "  {title}: {least}{}", listing.count)?;
-        for difference in &listing.listed {
-            writeln!(f, "    {difference}")?;
+        let least = if exact { "" } else { "at least " };
+        writeln!(f, "  {title}: {least}{}", self.count)?;
+        for listed in &self.listed {
+            writeln!(f, "    {listed}")?;
         }
-        match listing.count - listing.listed.len() as u64 {
+        match self.count - self.listed.len() as u64 {
             0 => Ok(()),
             more => writeln!(f, "    ... and {more} more"),
         }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        routed(f, &self.id, self.routing.as_deref())?;
+        write!(f, ": {}", self.reason)
     }
 }
 
@@ -226,6 +364,17 @@ impl fmt::Display for Key {
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         routed(f, &self.id, self.routing.as_deref())?;
+        if let Some(Changes {
+            source,
+            target,
+            epoch,
+        }) = self.changes
+        {
+            write!(
+                f,
+                " (change {source} at the source, {target} of epoch {epoch} at the target)"
+            )?;
+        }
         let mut lines = self.diff.iter().flat_map(|diff| diff.lines());
         lines.try_for_each(|line| write!(f, "\n      {line}"))
     }
@@ -252,7 +401,7 @@ mod tests {
 
     fn report() -> IndexReport {
         let name = |name: &str| IndexName::try_from(name).unwrap();
-        let mut report = IndexReport::new(name("orders"), name("copy"), true);
+        let mut report = IndexReport::new(name("orders"), name("copy"), By::Content);
         report.documents_source = 10;
         report.documents_target = 9;
         report
@@ -275,6 +424,7 @@ mod tests {
             id: id(),
             routing: None,
             diff,
+            changes: None,
         });
         let target = Some("q".to_owned());
         report.misrouted.add(2, || Misrouted {
@@ -283,6 +433,7 @@ mod tests {
             target,
         });
         report.settled_meanwhile = 4;
+        report.left = report.differences();
         let expected = "orders -> copy: NOT equal, 10 documents at the source, 9 at the target (4 more became equal meanwhile)
   missing at the target: 3
     \"é 0\"
@@ -303,6 +454,41 @@ mod tests {
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["indices"][0]["missing"]["count"], 3);
         assert_eq!(json["indices"][0]["index"], "orders");
+    }
+
+    #[test]
+    fn what_was_repaired_counts_as_equal_and_what_still_changes_as_nothing() {
+        let key = || Key {
+            id: "x".to_owned(),
+            routing: None,
+        };
+        let mut report = report();
+        report.by = By::Version;
+        report.missing.add(2, key);
+        report.repaired = Repaired {
+            written: 1,
+            foreign: 1,
+            ..Repaired::default()
+        };
+        let expected = "orders -> copy: equal now by version, 10 documents
+  missing at the target: 1
+    \"x\"
+  repaired: 1 documents written, 0 deleted
+    1 of the written had a foreign version, which they keep until they change at the source
+";
+        assert!(report.equal());
+        assert_eq!(report.to_string(), expected);
+        report.changing.add(2, key);
+        assert!(!report.equal());
+        let text = report.to_string();
+        assert!(text.starts_with("orders -> copy: equal but for what is changing, 10 documents"));
+        assert!(
+            text.contains("  still changing, so not known: 1\n    \"x\"\n"),
+            "{text}"
+        );
+        report.left = 1;
+        let text = report.to_string();
+        assert!(text.contains("NOT equal") && text.ends_with("  differences that are left: 1\n"));
     }
 
     #[test]

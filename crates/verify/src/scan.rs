@@ -11,17 +11,43 @@
 
 use std::sync::Arc;
 
-use search::{Error, Hit, PageSizer, Window};
+use search::{Error, Hit, MOST_NUMBERS, Numbers, Page, PageSizer, Window};
 use tokio::task::JoinSet;
 
 use crate::{
-    VerifyError,
+    Side, VerifyError,
     index::{Part, Patience, SideIndex},
 };
 
+/// What is read of documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// All of them.
+    Documents,
+    /// Their ids, routing and numbers.
+    Headers,
+    /// Their numbers, and the headers of those that are wanted.
+    Numbers,
+}
+
+impl Reading {
+    fn sizer(self) -> PageSizer {
+        match self {
+            Reading::Documents => PageSizer::default(),
+            Reading::Headers | Reading::Numbers => PageSizer::new(4_000, MOST_NUMBERS),
+        }
+    }
+}
+
 /// What is made of the documents.
-pub(crate) trait Gather: Sized + Send + 'static {
-    /// Takes a document.
+pub(crate) trait Gather: Sized + Send + Sync + 'static {
+    /// What has to be read for it.
+    fn reading(&self) -> Reading;
+    /// Whether the header of a document is wanted, where numbers are read.
+    fn wants(&self, numbers: Numbers) -> bool;
+    /// Takes the numbers of a document in a shard, where numbers are read.
+    fn count(&mut self, shard: u32, numbers: Numbers);
+    /// Takes a document, or its header.
     fn add(&mut self, hit: Hit) -> Result<(), (String, crate::DigestError)>;
     /// Takes what was made of the documents of another part.
     fn merge(&mut self, other: Self);
@@ -85,7 +111,7 @@ async fn read_pages<G: Gather>(
     gathered: &mut G,
     patience: &mut Patience,
 ) -> Result<bool, VerifyError> {
-    let mut sizer = PageSizer::default();
+    let mut sizer = gathered.reading().sizer();
     let mut after = part.after;
     while after < part.upto {
         let window = Window {
@@ -94,10 +120,10 @@ async fn read_pages<G: Gather>(
             node: Some(&part.copy.node),
             after,
             upto: part.upto.min(after.saturating_add(sizer.span())),
-            size: sizer.documents(),
+            size: sizer.documents().min(index.throttle.most()),
         };
-        let page = match index.client.read_window(&window).await {
-            Ok(page) => page,
+        let read = match read_page(index, &window, gathered).await {
+            Ok(read) => read,
             Err(Error::AnswerTooLarge { .. }) if window.size > 1 => {
                 sizer.shrink();
                 continue;
@@ -112,13 +138,16 @@ async fn read_pages<G: Gather>(
             }
         };
         patience.restore();
-        after = match page.hits.last() {
-            Some(last) if page.hits.len() >= window.size as usize => last.seq_no as i64,
+        after = match read.last {
+            Some(last) if read.documents >= window.size as usize => last as i64,
             _ => window.upto,
         };
-        sizer.learn(page.hits.len(), page.bytes);
-        let (documents, bytes) = (page.hits.len() as u64, page.bytes as u64);
-        for hit in page.hits {
+        sizer.learn(read.documents, read.bytes);
+        let (documents, bytes) = (read.documents, read.bytes as u64);
+        read.numbers
+            .into_iter()
+            .for_each(|numbers| gathered.count(part.shard, numbers));
+        for hit in read.hits {
             gathered
                 .add(hit)
                 .map_err(|(id, error)| VerifyError::Document {
@@ -128,7 +157,80 @@ async fn read_pages<G: Gather>(
                     error,
                 })?;
         }
-        index.progress.advance(index.side, documents, bytes);
+        index.progress.advance(index.side, documents as u64, bytes);
+        index.throttle.take(documents).await;
     }
     Ok(true)
+}
+
+/// A page of any kind of reading.
+struct Read {
+    documents: usize,
+    bytes: usize,
+    /// The highest sequence number in it.
+    last: Option<u64>,
+    numbers: Vec<Numbers>,
+    hits: Vec<Hit>,
+}
+
+impl From<Page> for Read {
+    fn from(page: Page) -> Read {
+        Read {
+            documents: page.hits.len(),
+            bytes: page.bytes,
+            last: page.hits.last().map(|hit| hit.seq_no),
+            numbers: Vec::new(),
+            hits: page.hits,
+        }
+    }
+}
+
+async fn read_page<G: Gather>(
+    index: &SideIndex,
+    window: &Window<'_>,
+    gathered: &G,
+) -> Result<Read, Error> {
+    let client = &index.client;
+    match gathered.reading() {
+        Reading::Documents => client.read_window(window).await.map(Read::from),
+        Reading::Headers => client.read_headers(window).await.map(Read::from),
+        Reading::Numbers => {
+            let (numbers, bytes) = match every_number(index, window).await? {
+                Some(numbers) => (numbers, 0),
+                None => client.read_numbers(window).await?,
+            };
+            let wanted = numbers.iter().filter(|numbers| gathered.wants(**numbers));
+            let wanted: Vec<u64> = wanted.map(|numbers| numbers.seq_no).collect();
+            // What was written between the two requests is in neither: a second look settles it.
+            let hits = match wanted.is_empty() {
+                true => Vec::new(),
+                false => client.read_headers_of(window, &wanted).await?.hits,
+            };
+            Ok(Read {
+                documents: numbers.len(),
+                bytes,
+                last: numbers.last().map(|numbers| numbers.seq_no),
+                numbers,
+                hits,
+            })
+        }
+    }
+}
+
+/// The numbers of a window in which each belongs to a document: they need not be read. At the source
+/// only, for a target's versions do not follow from its numbers.
+async fn every_number(
+    index: &SideIndex,
+    window: &Window<'_>,
+) -> Result<Option<Vec<Numbers>>, Error> {
+    let span = window.upto - window.after;
+    if index.side == Side::Target || span > i64::from(window.size) {
+        return Ok(None);
+    }
+    let count = index.client.count_window(window).await?;
+    let all = (window.after + 1..=window.upto).map(|number| Numbers {
+        seq_no: number as u64,
+        version: 0,
+    });
+    Ok((count == span as u64).then(|| all.collect()))
 }

@@ -15,7 +15,7 @@ pub(crate) struct Suspect {
     pub(crate) source: Option<u128>,
     /// Its digest at the target, if it is there.
     pub(crate) target: Option<u128>,
-    /// The size of the larger one.
+    /// The size of the larger one; 0 where it was not read.
     pub(crate) bytes: usize,
 }
 

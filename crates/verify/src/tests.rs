@@ -3,16 +3,31 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use model::DocumentId;
+use model::{DocumentId, Epoch, Version};
 use proptest::prelude::*;
-use search::Hit;
+use search::{Hit, Numbers};
 
 use crate::{
+    By, Side,
     buckets::{Differing, Filter, LEVELS, divide, fit},
-    gather::{Entries, Summary},
+    gather::{Entries, Summary, Taking},
+    rule::{Key, Rule},
     scan::Gather,
     suspect::{Finding, Suspect, findings, suspects},
 };
+
+/// How the source's documents are taken, by content and id.
+fn taking(filter: &Arc<Filter>) -> Taking {
+    Taking {
+        side: Side::Source,
+        rule: Rule {
+            by: By::Content,
+            key: Key::Id,
+            epoch: None,
+        },
+        filter: Arc::clone(filter),
+    }
+}
 
 type Documents = BTreeMap<(String, Option<String>), u8>;
 
@@ -39,7 +54,7 @@ fn compare(source: &Documents, target: &Documents, memory: usize) -> (Vec<Suspec
     let mut filter = Filter::default();
     let differing: Vec<Differing> = loop {
         let shared = Arc::new(filter.clone());
-        let new = || Summary::new(Arc::clone(&shared));
+        let new = || Summary::new(taking(&shared));
         let (source, target) = (gather(source, 2, new), gather(target, 3, new));
         let differing = source.buckets.differing(&target.buckets);
         if !divide(&differing, filter.level(), memory) {
@@ -52,7 +67,7 @@ fn compare(source: &Documents, target: &Documents, memory: usize) -> (Vec<Suspec
     while !rest.is_empty() {
         let (now, later) = rest.split_at(fit(rest, memory));
         let chosen = Arc::new(filter.within(now.iter().map(|d| d.bucket)));
-        let new = || Entries::new(Arc::clone(&chosen));
+        let new = || Entries::new(taking(&chosen));
         let (source, target) = (gather(source, 3, new), gather(target, 1, new));
         let held = source.entries.len() + target.entries.len();
         assert!(held <= memory || now.len() == 1, "{held} documents held");
@@ -101,6 +116,104 @@ proptest! {
 
 fn drop_key(documents: &mut Documents, key: &(String, Option<String>)) {
     documents.remove(key);
+}
+
+/// A document and the number of the change that it has, in one of two shards.
+type Numbered = BTreeMap<String, u64>;
+
+fn shard(id: &str) -> u32 {
+    u32::from(id.ends_with(['a', 'c', 'e']))
+}
+
+/// What is there after changes and deletes of documents, numbered by shard as a cluster does; of each
+/// document only so many of its changes count.
+fn after(history: &[(String, bool)], counted: impl Fn(&str) -> usize) -> Numbered {
+    let (mut numbers, mut seen, mut live) = ([0, 0], BTreeMap::new(), Numbered::new());
+    for (id, deleted) in history {
+        let number = &mut numbers[shard(id) as usize];
+        let seen = seen.entry(id).or_insert(0);
+        *seen += 1;
+        if *seen <= counted(id) {
+            match deleted {
+                true => live.remove(id),
+                false => live.insert(id.clone(), *number),
+            };
+        }
+        *number += 1;
+    }
+    live
+}
+
+/// Takes documents as a scan by version does.
+fn gather_by_version<G: Gather>(live: &Numbered, taking: Taking, new: fn(Taking) -> G) -> G {
+    let (side, key) = (taking.side, taking.rule.key);
+    let mut gathered = new(taking);
+    for (id, number) in live {
+        let (seq_no, version) = match side {
+            Side::Source => (*number, 1),
+            Side::Target => (7, Version::new(Epoch(2), *number).unwrap().get()),
+        };
+        let numbers = Numbers { seq_no, version };
+        if key == Key::Position {
+            gathered.count(shard(id), numbers);
+        }
+        if key == Key::Id || gathered.wants(numbers) {
+            let hit = Hit {
+                id: DocumentId::try_from(id.as_str()).unwrap(),
+                routing: None,
+                seq_no,
+                version,
+                source: Bytes::new(),
+            };
+            gathered.add(hit).unwrap();
+        }
+    }
+    gathered
+}
+
+/// The ids that differ by version.
+fn compare_by_version(source: &Numbered, target: &Numbered, key: Key) -> Vec<String> {
+    let taking = |side, filter: &Filter| Taking {
+        side,
+        rule: Rule {
+            by: By::Version,
+            key,
+            epoch: None,
+        },
+        filter: Arc::new(filter.clone()),
+    };
+    let all = Filter::default();
+    let ours = gather_by_version(source, taking(Side::Source, &all), Summary::new);
+    let theirs = gather_by_version(target, taking(Side::Target, &all), Summary::new);
+    let differing = ours.buckets.differing(&theirs.buckets);
+    let filter = all.within(differing.iter().map(|d| d.bucket));
+    let ours = gather_by_version(source, taking(Side::Source, &filter), Entries::new);
+    let theirs = gather_by_version(target, taking(Side::Target, &filter), Entries::new);
+    let suspects = suspects(ours.entries, theirs.entries);
+    suspects
+        .iter()
+        .map(|suspect| suspect.id.to_string())
+        .collect()
+}
+
+proptest! {
+    /// Whatever of its history a target has of each document, also where shards give the same numbers.
+    #[test]
+    fn what_has_not_arrived_is_found_by_positions_as_by_ids(
+        history in prop::collection::vec(("[a-f]{1,2}", prop::bool::weighted(0.3)), 0..60),
+        behind in prop::collection::vec(0usize..4, 7),
+    ) {
+        let source = after(&history, |_| usize::MAX);
+        let changes = |id: &str| history.iter().filter(|(other, _)| other == id).count();
+        let lag = |id: &str| behind[id.bytes().map(usize::from).sum::<usize>() % behind.len()];
+        let target = after(&history, |id| changes(id).saturating_sub(lag(id)));
+        let mut differing: Vec<_> = source.keys().chain(target.keys()).cloned().collect();
+        differing.retain(|id| source.get(id) != target.get(id));
+        differing.sort_unstable();
+        differing.dedup();
+        prop_assert_eq!(&compare_by_version(&source, &target, Key::Id), &differing);
+        prop_assert_eq!(&compare_by_version(&source, &target, Key::Position), &differing);
+    }
 }
 
 #[test]

@@ -22,6 +22,8 @@ mod source_cost;
 mod stream;
 #[cfg(feature = "bench")]
 mod tools;
+#[cfg(feature = "bench")]
+mod verify;
 
 use std::path::PathBuf;
 
@@ -53,6 +55,8 @@ enum Benchmark {
     Lag,
     /// What watching costs the source's processor.
     SourceCost,
+    /// `verify` of 1,000,000 equal documents by content and by version, beside a bare scroll over one side.
+    Verify,
 }
 
 /// Runs the task: an optimised build of itself.
@@ -85,6 +89,7 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
             Benchmark::Stream => stream::run(&context).await?,
             Benchmark::Lag => lag::run(&context).await?,
             Benchmark::SourceCost => source_cost::run(&context).await?,
+            Benchmark::Verify => verify::run(&context).await?,
         }
     }
     Ok(())

@@ -88,6 +88,7 @@ impl Comparison<'_> {
             let options = MgetOptions {
                 source: false,
                 node: Some(self.copy.node),
+                ..MgetOptions::default()
             };
             let answers = self
                 .search(|client| client.mget(self.copy.index, &ids, options))

@@ -110,9 +110,22 @@ impl Encoder {
 
 /// Appends a change as `_bulk` takes it: a line of metadata, then the document's line if it has one.
 pub fn write_change(body: &mut BytesMut, change: &Change) {
-    let (operation, version_type) = match change.action {
-        Action::Index(_) | Action::Update(_) => ("index", "external"),
-        Action::Delete => ("delete", "external_gte"),
+    let version_type = match change.action {
+        Action::Index(_) | Action::Update(_) => "external",
+        Action::Delete => "external_gte",
+    };
+    write_versioned(body, change, version_type);
+}
+
+/// The same for a change that also replaces a document of its very version.
+pub fn write_over(body: &mut BytesMut, change: &Change) {
+    write_versioned(body, change, "external_gte");
+}
+
+fn write_versioned(body: &mut BytesMut, change: &Change, version_type: &str) {
+    let operation = match change.action {
+        Action::Index(_) | Action::Update(_) => "index",
+        Action::Delete => "delete",
     };
     body.reserve(change.size());
     body.put_slice(b"{\"");

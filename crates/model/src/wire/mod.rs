@@ -27,7 +27,7 @@ use bytes::Bytes;
 use crate::{NameError, Operation, Origin, Subject, VersionError};
 
 pub use decode::decode;
-pub use encode::{Encoder, write_change};
+pub use encode::{Encoder, write_change, write_over};
 pub use parts::Assembler;
 
 /// The format this build writes, and the newest it reads.

@@ -121,6 +121,7 @@ async fn a_window_pinned_to_a_node_that_is_gone_says_so_instead_of_coming_back_e
         let options = MgetOptions {
             source: false,
             node: Some("nosuchnode"),
+            ..MgetOptions::default()
         };
         let error = client
             .mget(&index, &[(&id("1"), None)], options)
@@ -166,7 +167,7 @@ async fn documents_are_looked_up_with_their_routing_before_any_refresh() -> Resu
             .await?;
         let options = MgetOptions {
             source: true,
-            node: None,
+            ..MgetOptions::default()
         };
         let wanted = [(&id("a/b"), Some("r1")), (&id("nix"), None)];
         let found = client.mget(&index, &wanted, options).await?;

@@ -98,10 +98,7 @@ pub(crate) async fn look_up<'a>(
     let Ok(id) = DocumentId::try_from(id.as_str()) else {
         return Ok(());
     };
-    let options = MgetOptions {
-        source: false,
-        node: None,
-    };
+    let options = MgetOptions::default();
     for index in indices {
         client.mget(index, &[(&id, None)], options).await?;
     }

@@ -18,6 +18,7 @@ mod services;
 mod stream;
 mod sync;
 mod up;
+mod verify;
 
 use testkit::{Product, SearchNode, unique_name};
 

@@ -1,164 +1,14 @@
-//! Comparisons of real clusters of two products.
+//! By content.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
-
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use anyhow::Result;
 use model::IndexName;
-use search::{Client, ClientConfig, Window};
 use serde_json::{Value, json};
-use testkit::{Http, Product, SearchNode, process::Usage};
-use verify::{IndexReport, Progress, VerifyError, VerifyOptions};
+use testkit::{Product, process::Usage};
+use verify::{Repair, VerifyError, VerifyOptions};
 
-/// Two clusters, and an index name that nobody else has.
-struct Pair {
-    source: Client,
-    target: Client,
-    at_source: Http,
-    at_target: Http,
-    index: IndexName,
-}
-
-impl Pair {
-    async fn new(source: Product, target: Product) -> Result<Pair> {
-        let (source, target) = (
-            SearchNode::shared(source).await,
-            SearchNode::shared(target).await,
-        );
-        let client = async |node: &SearchNode| {
-            Client::connect(&ClientConfig::new(vec![node.url().parse().unwrap()])).await
-        };
-        Ok(Pair {
-            source: client(source).await?,
-            target: client(target).await?,
-            at_source: source.http(),
-            at_target: target.http(),
-            index: IndexName::try_from(testkit::unique_name("verify"))?,
-        })
-    }
-
-    /// Makes the index on both sides with so many shards.
-    async fn create(&self, shards: (u32, u32)) -> Result<()> {
-        for (http, shards) in [(&self.at_source, shards.0), (&self.at_target, shards.1)] {
-            let body = json!({
-                "settings": {"number_of_shards": shards, "number_of_replicas": 0, "refresh_interval": -1},
-                "mappings": {"properties": {
-                    "n": {"type": "nested"},
-                    // Not indexed, so that any JSON is taken.
-                    "big": {"type": "object", "enabled": false}
-                }}
-            });
-            http.put_json(&format!("/{}", self.index), &body).await?;
-        }
-        Ok(())
-    }
-
-    async fn bulk(&self, http: &Http, lines: &str) -> Result<()> {
-        let path = format!("/{}/_bulk", self.index);
-        http.post_ndjson(&path, lines.to_owned()).await.map(drop)
-    }
-
-    /// A routing that leads to another shard than the given one on both sides.
-    async fn apart_from(&self, routing: &str) -> Result<String> {
-        let shard = async |http: &Http, routing: &str| {
-            let path = format!("/{}/_search_shards?routing={routing}", self.index);
-            http.get_json(&path)
-                .await
-                .map(|found| found["shards"][0][0]["shard"].clone())
-        };
-        for other in (0..100).map(|n| format!("other{n}")) {
-            let mut same = false;
-            for http in [&self.at_source, &self.at_target] {
-                same |= shard(http, routing).await? == shard(http, &other).await?;
-            }
-            if !same {
-                return Ok(other);
-            }
-        }
-        anyhow::bail!("every routing leads to the shard of {routing}")
-    }
-
-    async fn both(&self, lines: &str) -> Result<()> {
-        self.bulk(&self.at_source, lines).await?;
-        self.bulk(&self.at_target, lines).await
-    }
-
-    async fn verify_with(&self, options: &VerifyOptions) -> Result<IndexReport, VerifyError> {
-        let pairs = [(self.index.clone(), self.index.clone())];
-        let progress: Arc<dyn Progress> = Arc::new(());
-        let report = verify::verify(&self.source, &self.target, &pairs, options, &progress).await?;
-        assert_eq!(report.equal(), report.indices[0].equal());
-        println!("{report}");
-        Ok(report.indices.into_iter().next().unwrap())
-    }
-
-    async fn verify(&self) -> Result<IndexReport, VerifyError> {
-        self.verify_with(&VerifyOptions::default()).await
-    }
-
-    /// Reads the source page by page and does nothing with it.
-    async fn read_bare(&self) -> Result<()> {
-        let shards = self.source.shard_stats(&[&self.index]).await?;
-        let reads = shards.iter().map(async |shard| {
-            let mut after = -1;
-            while after < shard.global_checkpoint {
-                let window = Window {
-                    index: &self.index,
-                    shard: shard.shard,
-                    node: Some(&shard.node),
-                    after,
-                    upto: shard.global_checkpoint.min(after + 3_500),
-                    size: 3_500,
-                };
-                self.source.read_window(&window).await?;
-                after = window.upto;
-            }
-            anyhow::Ok(())
-        });
-        futures::future::try_join_all(reads).await.map(drop)
-    }
-
-    async fn delete(&self) -> Result<()> {
-        self.source.delete_index(&self.index).await?;
-        self.target.delete_index(&self.index).await?;
-        Ok(())
-    }
-}
-
-fn index(id: &str, routing: Option<&str>, source: &str) -> String {
-    let mut action = json!({"_id": id});
-    if let Some(routing) = routing {
-        action["routing"] = json!(routing);
-    }
-    format!("{}\n{source}\n", json!({"index": action}))
-}
-
-/// Documents of all sorts: nested ones, routed ones, ids of any text, the same id in two places.
-fn documents(count: usize) -> String {
-    (0..count)
-        .map(|n| {
-            let routing = (n % 3 == 0).then(|| format!("r{}", n % 7));
-            let source = format!("{{\"n\":[{{\"x\":{n}}},{{\"x\":1}}],\"y\":1.50,\"u\":\"\\u00e9\",\"big\":12345678901234567890{n}}}");
-            index(&format!("a b/é?#{n}"), routing.as_deref(), &source)
-        })
-        .collect()
-}
-
-fn ids(listed: &[verify::Key]) -> Vec<&str> {
-    listed.iter().map(|key| key.id.as_str()).collect()
-}
-
-/// Takes the differences apart into (missing, extra, different, misrouted).
-fn counts(report: &IndexReport) -> (u64, u64, u64, u64) {
-    let different = report.different.count;
-    (
-        report.missing.count,
-        report.extra.count,
-        different,
-        report.misrouted.count,
-    )
-}
+use crate::support::{Pair, counts, documents, ids, index, options};
 
 #[tokio::test]
 async fn equal_documents_are_equal_in_other_shards_and_written_in_another_way() -> Result<()> {
@@ -317,7 +167,7 @@ async fn a_change_in_one_place_is_found_in_little_memory_and_lists_are_cut() -> 
         memory: 10,
         limit: 5,
         readers: 1,
-        ..VerifyOptions::default()
+        ..options()
     };
     let report = pair.verify_with(&options).await?;
     assert_eq!((counts(&report), report.exact), ((40, 0, 0, 0), false));
@@ -413,7 +263,7 @@ async fn what_is_only_not_refreshed_settles_at_the_second_look() -> Result<()> {
     pair.source.refresh(&pair.index).await?;
     let options = VerifyOptions {
         refresh: false,
-        ..VerifyOptions::default()
+        ..options()
     };
     let report = pair.verify_with(&options).await?;
     assert!(report.equal() && report.exact, "{report}");
@@ -452,13 +302,13 @@ async fn what_only_the_target_has_is_deleted_on_request_and_nothing_else() -> Re
     pair.bulk(&pair.at_source, &source).await?;
     let options = VerifyOptions {
         limit: 10,
-        delete_extra: true,
+        repair: Repair::Extra,
         memory: 1000,
-        ..VerifyOptions::default()
+        ..options()
     };
     let report = pair.verify_with(&options).await?;
     assert_eq!(
-        (report.extra.count, report.deleted),
+        (report.extra.count, report.repaired.deleted),
         (3000, 3001),
         "{report}"
     );
