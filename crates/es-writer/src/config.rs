@@ -1,6 +1,6 @@
 //! The writer's flags.
 
-use ::config::{ByteSize, CommaList, Millis};
+use ::config::{ByteSize, CommaList, Millis, Rate};
 use bus::NatsArgs;
 use search::EsArgs;
 
@@ -40,9 +40,12 @@ pub struct Args {
     /// How long a bulk that is not full waits for more.
     #[arg(long, env = "BATCH_DELAY", default_value = "0", value_name = "MS")]
     pub batch_delay: Millis,
-    /// Bulks written side by side.
+    /// Most bulks written side by side; fewer while the target is busy.
     #[arg(long, env = "CONCURRENCY", default_value = "4", value_name = "N", value_parser = at_least_one)]
     pub concurrency: usize,
+    /// Most documents written in a second, such as 5000/s, to spare the cluster; no limit if not given.
+    #[arg(long, env = "MAX_RATE", value_name = "N/s")]
+    pub max_rate: Option<Rate>,
     /// Most bytes read and not yet written.
     #[arg(
         long,

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ::config::Rate;
 use bus::{
     Bus, JetStreamDeadLetters, JetStreamReader, Letters, Lineages, ReaderOptions, StreamSpec,
     stream, until_answered,
@@ -187,6 +188,7 @@ fn subjects_of(stream: &str) -> &'static str {
 fn apply_options(args: &Args) -> ApplyOptions {
     ApplyOptions {
         lanes: args.concurrency,
+        max_rate: args.max_rate.map(Rate::per_second),
         bulk_count: args.batch_size,
         bulk_bytes: args.batch_bytes.bytes() as usize,
         linger: args.batch_delay.into(),

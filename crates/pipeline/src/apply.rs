@@ -1,10 +1,10 @@
 //! From a log into a target: several lanes side by side, and a floor that moves only over what is
 //! settled.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use model::{Batch, Content, IndexDefinition, IndexName};
-use runtime::backoff::Backoff;
+use runtime::{backoff::Backoff, throttle::Throttle};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::xxh3_64;
@@ -26,6 +26,8 @@ pub struct ApplyOptions {
     pub lanes: usize,
     /// The most changes in a bulk.
     pub bulk_count: usize,
+    /// The most changes written in a second, all lanes together.
+    pub max_rate: Option<NonZeroU64>,
     /// The size, in bytes, at which a bulk takes no further change.
     pub bulk_bytes: usize,
     /// How long a bulk that is not full waits for more.
@@ -41,6 +43,7 @@ impl Default for ApplyOptions {
         ApplyOptions {
             lanes: 4,
             bulk_count: 1000,
+            max_rate: None,
             bulk_bytes: 5 << 20,
             linger: Duration::ZERO,
             entries: 1024,
@@ -115,6 +118,7 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
         settled: &mpsc::Sender<u64>,
     ) {
         let gate = Arc::new(Gate::new(options.lanes));
+        let throttle = Arc::new(Throttle::new(options.max_rate));
         for _ in 0..options.lanes.max(1) {
             // An entry has at most one part per lane, so there is always room for it.
             let (lane, parts) = mpsc::channel(options.entries + 1);
@@ -126,6 +130,7 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
                 tenure: source.tenure(),
                 options: options.clone(),
                 gate: Arc::clone(&gate),
+                throttle: Arc::clone(&throttle),
                 stop: self.stop.clone(),
             };
             self.tasks.spawn(lane.run(parts, settled.clone()));

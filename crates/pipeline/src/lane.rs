@@ -8,7 +8,7 @@ use std::{
 };
 
 use model::{Batch, Change, IndexName};
-use runtime::backoff::Backoff;
+use runtime::{backoff::Backoff, throttle::Throttle};
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout_at},
@@ -42,6 +42,8 @@ pub(crate) struct Lane<W, D, O> {
     pub(crate) options: ApplyOptions,
     /// Shared by all lanes.
     pub(crate) gate: Arc<Gate>,
+    /// Shared by all lanes.
+    pub(crate) throttle: Arc<Throttle>,
     /// Cancelled when what does not work at once has no time left to work later.
     pub(crate) stop: CancellationToken,
 }
@@ -144,6 +146,11 @@ impl<W: Writer, D: DeadLetters, O: Observer> Lane<W, D, O> {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
         let mut pending = bulk.to_vec();
         let mut retried = false;
+        tokio::select! {
+            // What is under way at the end is finished at any rate.
+            () = self.stop.cancelled() => {}
+            () = self.throttle.take(pending.len()) => {}
+        }
         while !pending.is_empty() {
             let changes: Vec<&Change> = pending.iter().map(|item| item.change).collect();
             let permit = self.gate.enter(&self.stop).await.ok_or(Stop::GivenUp)?;

@@ -330,6 +330,14 @@ proptest! {
 
 /// Runs a whole copy through a channel.
 async fn copy(batches: Vec<Batch>, store: &MemoryStore) -> ScriptedSource {
+    copy_with(batches, store, ApplyOptions::default()).await
+}
+
+async fn copy_with(
+    batches: Vec<Batch>,
+    store: &MemoryStore,
+    options: ApplyOptions,
+) -> ScriptedSource {
     let source = ScriptedSource::new(batches);
     let (mut sink, mut reader) = channel(4);
     let never = CancellationToken::new();
@@ -351,13 +359,28 @@ async fn copy(batches: Vec<Batch>, store: &MemoryStore) -> ScriptedSource {
         store.clone(),
         store.clone(),
         Arc::new(()),
-        ApplyOptions::default(),
+        options,
         &never,
     );
     let (published, applied) = tokio::join!(publishing, applying);
     published.unwrap();
     applied.unwrap();
     source
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_lanes_together_keep_to_the_rate() {
+    let changes = (0..1000).map(|number| change(number, number * 3 + 1, false));
+    let batches: Vec<Batch> = changes.map(|change| batch(vec![change])).collect();
+    let options = ApplyOptions {
+        max_rate: std::num::NonZeroU64::new(100),
+        ..ApplyOptions::default()
+    };
+    let begun = tokio::time::Instant::now();
+    let store = MemoryStore::default();
+    copy_with(batches, &store, options).await;
+    assert_eq!(store.documents().len(), 1000);
+    assert_eq!(begun.elapsed().as_secs(), 10, "a thousand at a hundred a second");
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,5 +14,6 @@ pub mod metrics;
 pub mod shutdown;
 pub mod supervise;
 pub mod telemetry;
+pub mod throttle;
 
 pub use identity::process_name;

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use comfy_table::{CellAlignment, Table, presets};
-use config::{ByteSize, CommaList, Millis};
+use config::{ByteSize, CommaList, Millis, Rate};
 use es_watcher::{
     Checkpoints, Deletes, DiskStore, Memory, Owner, Registry, SearchSource, SourceOptions,
     SourceRefresh,
@@ -86,9 +86,12 @@ pub(crate) struct Args {
     /// Size at which a bulk takes no further change.
     #[arg(long, env = "BATCH_BYTES", default_value = "5MB", value_name = "SIZE")]
     batch_bytes: ByteSize,
-    /// Bulks written side by side.
+    /// Most bulks written side by side; fewer while the target is busy.
     #[arg(long, env = "CONCURRENCY", default_value = "4", value_name = "N")]
     concurrency: usize,
+    /// Most documents copied in a second, such as 5000/s, to spare the cluster; no limit if not given.
+    #[arg(long, env = "MAX_RATE", value_name = "N/s")]
+    max_rate: Option<Rate>,
     /// File for documents that the target refuses, with the reasons.
     #[arg(
         long,
@@ -363,6 +366,7 @@ async fn say_lag(progress: &Progress, follow: bool) -> Result<(), Fault> {
 fn apply_options(args: &Args) -> ApplyOptions {
     ApplyOptions {
         lanes: args.concurrency,
+        max_rate: args.max_rate.map(Rate::per_second),
         bulk_count: args.batch_size,
         bulk_bytes: args.batch_bytes.bytes() as usize,
         ..ApplyOptions::default()

@@ -6,7 +6,9 @@ use model::IndexName;
 use runtime::backoff::Backoff;
 use search::{Client, Error, IndexInfo, IndexPatterns, ShardStats, retry};
 
-use crate::{Progress, Side, VerifyError, throttle::Throttle};
+use runtime::throttle::Throttle;
+
+use crate::{Progress, Side, VerifyError};
 
 /// How often in a row something may fail that could pass by itself: half a minute or so.
 const ATTEMPTS: u32 = 12;

@@ -37,7 +37,6 @@ mod scan;
 mod suspect;
 #[cfg(test)]
 mod tests;
-mod throttle;
 
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
@@ -54,7 +53,9 @@ pub use report::{
 };
 pub use rule::By;
 
-use crate::{compare::Comparison, index::SideIndex, throttle::Throttle};
+use runtime::throttle::Throttle;
+
+use crate::{compare::Comparison, index::SideIndex};
 
 /// How to compare.
 #[derive(Debug, Clone)]

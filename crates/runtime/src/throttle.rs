@@ -1,4 +1,4 @@
-//! No more documents a second than an operator allows, on one side.
+//! No more documents a second than an operator allows.
 
 use std::{
     num::NonZeroU64,
@@ -8,16 +8,17 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Shared by all readers of a side.
+/// Shared by all who take from one budget.
 #[derive(Debug)]
-pub(crate) struct Throttle {
+pub struct Throttle {
     rate: Option<NonZeroU64>,
     /// When what was taken so far is paid for.
     free: Mutex<Instant>,
 }
 
 impl Throttle {
-    pub(crate) fn new(rate: Option<NonZeroU64>) -> Throttle {
+    /// A budget of so many a second; without a rate nobody ever waits.
+    pub fn new(rate: Option<NonZeroU64>) -> Throttle {
         Throttle {
             rate,
             free: Mutex::new(Instant::now()),
@@ -25,14 +26,14 @@ impl Throttle {
     }
 
     /// How many documents may be asked for at once: those of a second.
-    pub(crate) fn most(&self) -> u32 {
+    pub fn most(&self) -> u32 {
         self.rate.map_or(u32::MAX, |rate| {
             u32::try_from(rate.get()).unwrap_or(u32::MAX)
         })
     }
 
-    /// Waits until documents that were just read are paid for.
-    pub(crate) async fn take(&self, documents: usize) {
+    /// Waits until what was just taken is paid for.
+    pub async fn take(&self, documents: usize) {
         let Some(rate) = self.rate else { return };
         let price = Duration::from_secs_f64(documents as f64 / rate.get() as f64);
         let free = {
@@ -57,7 +58,7 @@ mod tests {
                 throttle.take(50).await;
             }
         };
-        futures::join!(reader(), reader(), reader());
+        tokio::join!(reader(), reader(), reader());
         assert_eq!(start.elapsed(), Duration::from_secs(15));
         assert_eq!(throttle.most(), 100);
     }
