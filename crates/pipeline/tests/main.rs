@@ -380,7 +380,11 @@ async fn all_lanes_together_keep_to_the_rate() {
     let store = MemoryStore::default();
     copy_with(batches, &store, options).await;
     assert_eq!(store.documents().len(), 1000);
-    assert_eq!(begun.elapsed().as_secs(), 10, "a thousand at a hundred a second");
+    assert_eq!(
+        begun.elapsed().as_secs(),
+        10,
+        "a thousand at a hundred a second"
+    );
 }
 
 #[tokio::test(start_paused = true)]
