@@ -5,7 +5,7 @@
 //!   -> a new history: its epoch, its definition   beginning.rs
 //!   -> per shard: what is missing?                cursor.rs
 //!        -> refresh the index, once for all       refresh.rs
-//!        -> read windows up to the checkpoint     shard.rs
+//!        -> read windows up to the checkpoint     shard.rs, page.rs
 //!        -> count what is alive, now and then     hunt.rs, deletes.rs
 //! per index: what an earlier history left behind  inheritance.rs
 //! ```
@@ -20,6 +20,7 @@ mod hunt;
 mod inheritance;
 mod looks;
 mod pace;
+mod page;
 mod refresh;
 mod shard;
 
