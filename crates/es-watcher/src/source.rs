@@ -117,6 +117,8 @@ pub trait SourceObserver: Send + Sync {
     /// The ledger does not reach back to the beginning of a shard's history: what was deleted while it
     /// was missing stays at the target.
     fn incomplete(&self, _shard: &ShardKey) {}
+    /// A shard went back to an earlier state and is read from its beginning.
+    fn taken_back(&self, _shard: &ShardKey) {}
 }
 
 impl SourceObserver for () {}

@@ -181,6 +181,7 @@ mod tests {
             (429, "es_rejected_execution_exception", Decision::Retry),
             (503, "unavailable_shards_exception", Decision::Retry),
             (403, "cluster_block_exception", Decision::Retry),
+            (400, "index_closed_exception", Decision::Retry),
             (403, "security_exception", Decision::Fatal),
             (409, "version_conflict_engine_exception", Decision::Fatal),
             (400, "mapper_parsing_exception", Decision::Fatal),

@@ -170,6 +170,7 @@ impl ShardReader {
              numbers again: everything is read again under a higher epoch, and what was written after that state \
              goes from the target"
         );
+        self.capture.observer.taken_back(&self.key);
         // Nothing that was read before may be entered in the new book.
         self.capture.stage.settled().await?;
         let history = reading.history.clone();

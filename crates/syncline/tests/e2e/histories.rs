@@ -4,7 +4,7 @@
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use testkit::{Http, Product, SearchNode};
+use testkit::{Http, Product, SearchNode, wait_until};
 
 use super::{index_name, nodes};
 use crate::support::{
@@ -163,6 +163,18 @@ async fn a_closed_index_holds_up_no_other_and_is_read_on_when_it_is_opened() -> 
         post(&from, &format!("/{closed}/_open")).await?;
         until_equal(&from, &to, &closed, PATIENCE).await?;
         change(&from, &closed, 3).await?;
+        until_equal(&from, &to, &closed, PATIENCE).await?;
+        // A target index that is closed is waited for, too, and nothing becomes a dead letter.
+        post(&to, &format!("/{closed}/_close")).await?;
+        change(&from, &closed, 4).await?;
+        let metric = "syncline_writer_retries_total";
+        let before = writer.metric(metric).await?;
+        wait_until("the writer tries again", PATIENCE, async || {
+            let retries = writer.metric(metric).await;
+            retries.is_ok_and(|retries| retries > before)
+        })
+        .await?;
+        post(&to, &format!("/{closed}/_open")).await?;
         until_equal(&from, &to, &closed, PATIENCE).await?;
         watcher.stop().await?;
         writer.stop().await?;

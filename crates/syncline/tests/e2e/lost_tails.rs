@@ -110,7 +110,8 @@ async fn what_an_asynchronous_translog_loses_with_its_node_never_was_at_the_targ
         corpus::index_numbers(&source.http(), &index, 120..300, 2).await?;
         source.http().post_json(&flush, &Value::Null).await?;
         ensure!(until_equal(&source.http(), &target.http(), &index, PATIENCE).await? == 280);
-        ensure!(!watcher.has_said(&["taken back"]), "nothing was");
+        let taken_back = watcher.metric("syncline_watcher_shards_taken_back_total");
+        ensure!(taken_back.await? == 0.0, "nothing was taken back");
         watcher.stop().await?;
         writer.stop().await?;
     }
@@ -179,6 +180,8 @@ async fn a_shard_that_is_taken_back_with_its_disk_takes_the_target_back_with_it(
         watcher.says(&["taken back", "higher epoch"]).await?;
         let arrived = until_equal(&from, &to.http(), &index, PATIENCE).await?;
         ensure!(arrived == 100 + seen_again, "{product}: {arrived}");
+        let taken_back = watcher.metric("syncline_watcher_shards_taken_back_total");
+        ensure!(taken_back.await? == 1.0, "it is taken back once");
         source.write_on(&index).await?;
         until_equal(&from, &to.http(), &index, PATIENCE).await?;
         watcher.stop().await?;
