@@ -56,6 +56,14 @@ impl Bucket {
         }
     }
 
+    fn use_at_least(&self, lineage: &Lineage) {
+        let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        for (history, known) in &lineage.histories {
+            let epoch = in_use.entry(history.clone()).or_insert(known.epoch);
+            *epoch = known.epoch.max(*epoch);
+        }
+    }
+
     /// Resolves when a writer says that an epoch of this process is too low.
     pub(crate) async fn raised(&self) -> String {
         let epoch = |history: &str| {
@@ -77,6 +85,8 @@ impl Registry for Bucket {
 
     fn record<'a>(&'a self, lineage: &'a Lineage) -> BoxFuture<'a, Result<Lineage, Fault>> {
         Box::pin(async {
+            // Before the bucket says so: what this process raises itself is no news to it.
+            self.use_at_least(lineage);
             let merged = self.lineages.merge(lineage).await?;
             let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
             for (history, known) in &lineage.histories {

@@ -53,6 +53,7 @@ pub struct WatcherMetrics {
     suspects: Counter,
     incomplete: Counter,
     lost_ends: Counter,
+    taken_back: Counter,
     readiness: Readiness,
     heart: Option<Heart>,
     published: AtomicU64,
@@ -76,6 +77,7 @@ impl WatcherMetrics {
             suspects: Counter::default(),
             incomplete: Counter::default(),
             lost_ends: Counter::default(),
+            taken_back: Counter::default(),
             readiness,
             heart,
             published: AtomicU64::new(0),
@@ -137,6 +139,11 @@ impl WatcherMetrics {
                 "lost_ends",
                 "Times the stream had lost messages it had acknowledged; what they held was published again",
                 new.lost_ends.clone(),
+            );
+            registry.register(
+                "shards_taken_back",
+                "Shards that went back to an earlier state under the same history, and were read again",
+                new.taken_back.clone(),
             );
         });
         new
@@ -233,6 +240,10 @@ impl SourceObserver for WatcherMetrics {
 
     fn incomplete(&self, _: &ShardKey) {
         self.incomplete.inc();
+    }
+
+    fn taken_back(&self, _: &ShardKey) {
+        self.taken_back.inc();
     }
 }
 

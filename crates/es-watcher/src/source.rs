@@ -117,6 +117,8 @@ pub trait SourceObserver: Send + Sync {
     /// The ledger does not reach back to the beginning of a shard's history: what was deleted while it
     /// was missing stays at the target.
     fn incomplete(&self, _shard: &ShardKey) {}
+    /// A shard went back to an earlier state and is read from its beginning.
+    fn taken_back(&self, _shard: &ShardKey) {}
 }
 
 impl SourceObserver for () {}
@@ -167,9 +169,17 @@ impl SearchSource {
         }
     }
 
-    /// Ends the capture and stores the last confirmed positions.
+    /// Ends the capture and stores the last confirmed positions. Nobody has the ledger or the checkpoints
+    /// open then, so that they can be opened again.
     pub async fn close(mut self) {
         self.capture.shutdown().await;
+        // The tasks of the capture have been told to end; its stage does when the last of them has.
+        while self.batches.recv().await.is_some() {}
+        if !self.is_over
+            && let Err(panic) = self.stage.await
+        {
+            tracing::error!(%panic, "the ledger could not be closed in order");
+        }
         self.keeper.close().await;
     }
 }

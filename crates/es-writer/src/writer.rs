@@ -179,9 +179,10 @@ fn outcome((item, change): (Item, &&Change)) -> Outcome {
 
 /// What a failure of a whole request means for the writer.
 fn fault(error: Error) -> Fault {
-    match retry::classify(&error) {
-        retry::Decision::Retry => Fault::retry(error),
-        retry::Decision::Fatal => Fault::fatal(error),
+    match (retry::classify(&error), &error) {
+        // Somebody can open it again.
+        (retry::Decision::Retry, _) | (_, Error::IndexClosed { .. }) => Fault::retry(error),
+        (retry::Decision::Fatal, _) => Fault::fatal(error),
     }
 }
 

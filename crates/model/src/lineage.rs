@@ -88,6 +88,18 @@ impl Lineage {
         }
     }
 
+    /// Gives a history that is known an epoch above all: its numbers begin again.
+    ///
+    /// # Errors
+    /// When all epochs are used.
+    pub fn renew(&mut self, history: &str) -> Result<(), VersionError> {
+        let next = self.newest().unwrap_or_default().next()?;
+        if let Some(known) = self.histories.get_mut(history) {
+            known.epoch = next;
+        }
+        Ok(())
+    }
+
     /// Adds what another place knows; of two epochs the higher one counts.
     pub fn merge(&mut self, other: &Lineage) {
         for (history, found) in &other.histories {
@@ -154,18 +166,14 @@ impl Lineage {
         self.histories.values().map(|known| known.epoch).max()
     }
 
-    /// Whether a new history of a shard may have the newest epoch: it is the first of that shard in
-    /// an index that has it.
+    /// Whether a new history of a shard may have the newest epoch: only histories of the same index have
+    /// it, and none of them is of that shard. Then every history before it has an epoch below.
     fn may_share(&self, newest: Epoch, index: &str, shard: u32) -> bool {
-        let of_newest = || {
-            self.histories
-                .values()
-                .filter(move |known| known.epoch == newest)
-        };
-        let of_index = self.histories.values().filter(|known| known.index == index);
-        of_newest().any(|known| known.index == index)
-            && of_newest().all(|known| known.index == index)
-            && !of_index.into_iter().any(|known| known.shard == shard)
+        let mut of_newest = self
+            .histories
+            .values()
+            .filter(|known| known.epoch == newest);
+        of_newest.all(|known| known.index == index && known.shard != shard)
     }
 }
 
@@ -245,6 +253,24 @@ mod tests {
         let joined = target.join(&anew).unwrap();
         assert!(joined.is_ahead);
         assert_eq!(joined.lineage.epoch_of("k0"), Some(Epoch(1)));
+    }
+
+    #[test]
+    fn a_history_that_begins_again_gets_an_epoch_above_all_and_the_target_follows() {
+        let target = said(
+            &nothing(),
+            &[("h0", 0, "a"), ("h1", 1, "a"), ("h2", 0, "a")],
+        );
+        assert_eq!(epochs(&target), [("h0", 0), ("h1", 0), ("h2", 1)]);
+        let mut source = target.clone();
+        source.renew("h1").unwrap();
+        assert_eq!(epochs(&source), [("h0", 0), ("h1", 2), ("h2", 1)]);
+        let joined = target.join(&source).unwrap();
+        assert!(!joined.is_ahead);
+        assert_eq!(joined.lineage, source);
+        // One that has forgotten it is told.
+        let anew = said(&nothing(), &[("h1", 1, "a")]);
+        assert!(joined.lineage.join(&anew).unwrap().is_ahead);
     }
 
     #[test]

@@ -78,8 +78,8 @@ pub struct Hit {
 }
 
 impl Client {
-    /// Where every shard of the given indices stands. A shard whose primary is away at the moment
-    /// is absent.
+    /// Where every shard of the given indices stands. A shard whose primary is away or still
+    /// recovering at the moment is absent.
     ///
     /// # Errors
     /// When an index does not exist or statistics are refused (privilege `monitor`).
@@ -117,7 +117,8 @@ impl Client {
     }
 
     /// Reads a window of one shard's history: every document whose latest visible operation lies in
-    /// it. Only what is at or below the global checkpoint, and was refreshed since, is certain.
+    /// it. Only what is at or below the global checkpoint, and was refreshed since, is certain. A page
+    /// that is full may end between two documents of one number, where they share numbers.
     ///
     /// # Errors
     /// [`Error::CopyGone`] when the node holds no copy any more; [`Error::Shards`] or another when
@@ -191,9 +192,10 @@ impl Page {
 
 /// How large a page may become. Documents may suddenly be much larger than those before, and a page
 /// is held in memory; a single document is taken whatever its size, and servers take none above
-/// 100 MB.
+/// 100 MB. So is a single number, which only a shrunk index gives to several documents.
 fn answer_limit(window: &Window<'_>) -> usize {
-    if window.size > 1 { 24 << 20 } else { 256 << 20 }
+    let is_one = window.size == 1 || window.upto.saturating_sub(window.after) == 1;
+    if is_one { 256 << 20 } else { 24 << 20 }
 }
 
 fn has_no_mapping(reason: &str) -> bool {
@@ -266,7 +268,24 @@ struct CopyStats {
 #[derive(Deserialize)]
 struct Routing {
     primary: bool,
+    state: RoutingState,
     node: Option<String>,
+}
+
+/// While a copy is recovering, its numbers are those of the past.
+#[derive(Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "UPPERCASE")]
+enum RoutingState {
+    Started,
+    Relocating,
+    #[serde(other)]
+    Other,
+}
+
+impl Routing {
+    fn is_primary_in_office(&self) -> bool {
+        self.primary && self.state != RoutingState::Other
+    }
 }
 
 #[derive(Deserialize)]
@@ -310,7 +329,7 @@ fn parse_stats(body: &[u8], into: &mut Vec<ShardStats>) -> Result<(), String> {
         let primaries = index.shards.into_iter().flat_map(|(shard, copies)| {
             copies
                 .into_iter()
-                .filter(|copy| copy.routing.primary)
+                .filter(|copy| copy.routing.is_primary_in_office())
                 .map(move |copy| (shard, copy))
         });
         for (shard, copy) in primaries {
@@ -560,11 +579,14 @@ mod tests {
     #[test]
     fn shards_without_a_started_primary_are_absent() {
         let body = br#"{"indices":{"a.b":{"uuid":"U","shards":{
-            "0":[{"routing":{"primary":false,"node":"r"}},
-                 {"routing":{"primary":true,"node":"n"},"refresh":{"total":5},"indexing":{"delete_total":4},
+            "0":[{"routing":{"primary":false,"state":"STARTED","node":"r"}},
+                 {"routing":{"primary":true,"state":"STARTED","node":"n"},"refresh":{"total":5},"indexing":{"delete_total":4},
                   "seq_no":{"max_seq_no":9,"local_checkpoint":8,"global_checkpoint":7},
                   "retention_leases":{"primary_term":2},"commit":{"user_data":{"history_uuid":"H"}}}],
-            "1":[{"routing":{"primary":true,"node":"n"}}]}}}}"#;
+            "1":[{"routing":{"primary":true,"state":"STARTED","node":"n"}}],
+            "2":[{"routing":{"primary":true,"state":"INITIALIZING","node":"n"},
+                  "seq_no":{"max_seq_no":3,"local_checkpoint":3,"global_checkpoint":3},
+                  "retention_leases":{"primary_term":2},"commit":{"user_data":{"history_uuid":"H"}}}]}}}}"#;
         let mut stats = Vec::new();
         parse_stats(body, &mut stats).unwrap();
         assert_eq!(

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
-use model::IndexName;
+use model::{DocumentId, IndexName};
 use serde::Deserialize;
 
 use crate::{
@@ -59,19 +59,17 @@ impl Client {
     }
 
     /// The sequence numbers of the documents that the copy holds, refreshed as it is, in some
-    /// ranges: lowest first.
-    ///
-    /// Together the ranges must not span more numbers than the server returns at once
-    /// (`index.max_result_window`, 10,000).
+    /// ranges: lowest first, and at most `most` of them. In an index that was made by `_shrink` a number
+    /// may come several times.
     ///
     /// # Errors
-    /// As [`Client::read_window`].
+    /// As [`Client::read_window`]. The server returns no more than its `index.max_result_window`, 10,000.
     pub async fn live_numbers(
         &self,
         copy: ShardCopy<'_>,
         ranges: &[RangeInclusive<u64>],
+        most: u64,
     ) -> Result<Vec<u64>, Error> {
-        let most: u64 = ranges.iter().map(|r| r.end() - r.start() + 1).sum();
         let clauses: Vec<String> = ranges.iter().map(range).collect();
         let query = format!(
             r#"{{"size":{},"track_total_hits":false,"_source":false,"sort":["_seq_no"],"query":{{"bool":{{"should":[{}]}}}}}}"#,
@@ -79,8 +77,34 @@ impl Client {
             clauses.join(","),
         );
         let body = self.search_copy(copy, query, "hits.hits.sort").await?;
-        let live: Live = parse(copy, &body)?;
+        let live: Answer<Sorted> = parse(copy, &body)?;
         Ok(live.hits.hits.into_iter().map(|hit| hit.sort[0]).collect())
+    }
+
+    /// The documents with the highest sequence numbers up to one that the copy holds, refreshed as it
+    /// is: number and id, highest first, at most `most` of them.
+    ///
+    /// # Errors
+    /// As [`Client::read_window`].
+    pub async fn newest_documents(
+        &self,
+        copy: ShardCopy<'_>,
+        upto: u64,
+        most: u64,
+    ) -> Result<Vec<(u64, DocumentId)>, Error> {
+        let query = format!(
+            r#"{{"size":{most},"track_total_hits":false,"_source":false,"sort":[{{"_seq_no":"desc"}}],"query":{}}}"#,
+            range(&(0..=upto)),
+        );
+        let wanted = "hits.hits.sort,hits.hits._id";
+        let body = self.search_copy(copy, query, wanted).await?;
+        let newest: Answer<Named> = parse(copy, &body)?;
+        let documents = newest.hits.hits.into_iter().map(|hit| {
+            let id = DocumentId::try_from(hit._id.as_str());
+            let id = id.map_err(|error| Error::malformed("the id of a document", error))?;
+            Ok((hit.sort[0], id))
+        });
+        documents.collect()
     }
 
     async fn search_copy(
@@ -146,20 +170,32 @@ struct Bucket {
     doc_count: u32,
 }
 
-#[derive(Default, Deserialize)]
-struct Live {
+#[derive(Deserialize)]
+struct Answer<H> {
     /// Absent where nothing is alive.
-    #[serde(default)]
-    hits: Hits,
-}
-
-#[derive(Default, Deserialize)]
-struct Hits {
-    #[serde(default)]
-    hits: Vec<Hit>,
+    #[serde(default = "Hits::none")]
+    hits: Hits<H>,
 }
 
 #[derive(Deserialize)]
-struct Hit {
+struct Hits<H> {
+    #[serde(default = "Vec::new")]
+    hits: Vec<H>,
+}
+
+impl<H> Hits<H> {
+    fn none() -> Hits<H> {
+        Hits { hits: Vec::new() }
+    }
+}
+
+#[derive(Deserialize)]
+struct Sorted {
+    sort: [u64; 1],
+}
+
+#[derive(Deserialize)]
+struct Named {
+    _id: String,
     sort: [u64; 1],
 }

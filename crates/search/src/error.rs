@@ -90,6 +90,12 @@ pub enum Error {
         /// Its name.
         index: String,
     },
+    /// The index is closed: nothing can be read from it or written to it.
+    #[error("the index {index:?} is closed; open it, or leave it out")]
+    IndexClosed {
+        /// Its name.
+        index: String,
+    },
     /// The request is larger than the server takes (413).
     #[error(
         "{host} refuses {request} of {bytes} bytes as too large; send smaller batches, or raise http.max_content_length there"

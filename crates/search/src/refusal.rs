@@ -111,6 +111,9 @@ pub(crate) fn error(
         404 if refusal.kind == "index_not_found_exception" => Error::IndexNotFound {
             index: refusal.index.unwrap_or(reason),
         },
+        400 if refusal.kind == "index_closed_exception" => Error::IndexClosed {
+            index: refusal.index.unwrap_or(reason),
+        },
         413 => Error::TooLarge {
             host,
             request: request.name(),

@@ -29,6 +29,7 @@ pub fn classify(error: &Error) -> Decision {
         | Error::Unauthorized { .. }
         | Error::Forbidden { .. }
         | Error::IndexNotFound { .. }
+        | Error::IndexClosed { .. }
         | Error::TooLarge { .. }
         | Error::AnswerTooLarge { .. }
         | Error::Rejected { .. }
@@ -45,6 +46,8 @@ pub fn classify_item(status: u16, kind: &str) -> Decision {
         (408 | 429 | 500.., _) => Decision::Retry,
         // A read-only block, such as that of a full disk, is lifted by the cluster or its operator.
         (403, "cluster_block_exception") => Decision::Retry,
+        // A closed index can be opened again.
+        (_, "index_closed_exception") => Decision::Retry,
         _ => Decision::Fatal,
     }
 }
@@ -178,6 +181,7 @@ mod tests {
             (429, "es_rejected_execution_exception", Decision::Retry),
             (503, "unavailable_shards_exception", Decision::Retry),
             (403, "cluster_block_exception", Decision::Retry),
+            (400, "index_closed_exception", Decision::Retry),
             (403, "security_exception", Decision::Fatal),
             (409, "version_conflict_engine_exception", Decision::Fatal),
             (400, "mapper_parsing_exception", Decision::Fatal),

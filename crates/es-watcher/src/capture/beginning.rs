@@ -62,17 +62,34 @@ impl Beginning {
             .as_ref()
             .is_some_and(|said| said.epoch_of(&history.history_uuid).is_some());
         if !is_known {
-            let mut histories = self.histories(look);
-            histories.insert(shard.shard, history.clone());
-            let lineage = self.lineage(capture, &histories).await?;
+            let mut lineage = self.lineage(capture, look, shard, history).await?;
+            lineage = retry(capture, || capture.registry.record(&lineage)).await?;
             self.say(capture, &state.definition, &lineage).await?;
             state.said = Some(lineage);
         }
         let known = state.said.as_ref().expect("it was filled above");
-        capture
-            .checkpoints
-            .begin(shard, history, known)
-            .map_err(Fault::fatal)
+        let begun = capture.checkpoints.begin(shard, history, known);
+        begun.map_err(Fault::fatal)
+    }
+
+    /// Where to start reading a history that was taken back to an earlier state: at its beginning, under
+    /// an epoch above all, for its numbers are given a second time. Returns after the target was told.
+    pub(crate) async fn anew(
+        &self,
+        capture: &Capture,
+        look: &Look,
+        shard: &Arc<ShardKey>,
+        history: &History,
+    ) -> Result<Checkpoint, Fault> {
+        let mut state = self.state.lock().await;
+        let mut lineage = self.lineage(capture, look, shard, history).await?;
+        let renewed = lineage.renew(&history.history_uuid);
+        renewed.map_err(Fault::fatal)?;
+        lineage = retry(capture, || capture.registry.record(&lineage)).await?;
+        self.say(capture, &state.definition, &lineage).await?;
+        let begun = capture.checkpoints.begin(shard, history, &lineage);
+        state.said = Some(lineage);
+        begun.map_err(Fault::fatal)
     }
 
     /// Tells the target what a look has shown of the index's definition, if that has changed. To be
@@ -110,18 +127,22 @@ impl Beginning {
         found.collect()
     }
 
-    /// The epochs of histories, remembered wherever epochs are remembered.
+    /// The epochs of a history and of those of all other shards that have a primary.
     async fn lineage(
         &self,
         capture: &Capture,
-        histories: &BTreeMap<u32, History>,
+        look: &Look,
+        shard: &ShardKey,
+        history: &History,
     ) -> Result<Lineage, Fault> {
+        let mut histories = self.histories(look);
+        histories.insert(shard.shard, history.clone());
         let source = source_of(&capture.client.server().cluster_uuid, &self.index);
         let known = retry(capture, || capture.registry.known(&source, &self.index)).await?;
         // Another source's says nothing here; the writer refuses to mix the two.
         let known = known.filter(|known| known.source == source);
         let mut lineage = known.unwrap_or_else(|| Lineage::of(source));
-        for (shard, history) in histories {
+        for (shard, history) in &histories {
             let shard = Arc::new(ShardKey {
                 index: self.index.clone(),
                 shard: *shard,
@@ -129,7 +150,7 @@ impl Beginning {
             let began = capture.checkpoints.begin(&shard, history, &lineage);
             lineage.merge(&history.at(&shard, began.map_err(Fault::fatal)?.epoch));
         }
-        retry(capture, || capture.registry.record(&lineage)).await
+        Ok(lineage)
     }
 
     async fn say(

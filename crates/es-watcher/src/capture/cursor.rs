@@ -68,6 +68,8 @@ pub(crate) struct Cursor {
     /// it reached.
     pages: VecDeque<(Instant, i64)>,
     copy: Option<Copy>,
+    /// How often the copy had refreshed: it starts from nothing when the shard does.
+    refreshes: u64,
 }
 
 impl Cursor {
@@ -77,6 +79,7 @@ impl Cursor {
             certain: checkpoint,
             pages: VecDeque::new(),
             copy: None,
+            refreshes: 0,
         }
     }
 
@@ -91,10 +94,11 @@ impl Cursor {
     }
 
     /// Learns where the shard stands. Pages that were complete before the look began become certain
-    /// if the copy they came from is still the primary; otherwise all that is not certain is thrown
-    /// away, and false is returned.
+    /// if the copy they came from is still the primary and has not started anew; otherwise all that is
+    /// not certain is thrown away, and false is returned.
     pub(crate) fn look(&mut self, standing: &Standing) -> bool {
-        let same = self.copy.as_ref().is_none_or(|copy| *copy == standing.copy);
+        let same = self.copy.as_ref().is_none_or(|copy| *copy == standing.copy)
+            && self.refreshes <= standing.refreshes;
         if same {
             while let Some((_, upto)) = self
                 .pages
@@ -106,7 +110,15 @@ impl Cursor {
             self.pages.clear();
         }
         self.copy = Some(standing.copy.clone());
+        self.refreshes = standing.refreshes;
         same
+    }
+
+    /// Whether the shard has fewer operations than were read of it. Every copy had those, so none can
+    /// have lost them but by going back as a whole: the disk of a single copy was restored. What is
+    /// written next gets numbers that were read before.
+    pub(crate) fn was_taken_back(&self, standing: &Standing) -> bool {
+        standing.max_seq_no < self.read()
     }
 
     /// What there is to read.
@@ -193,6 +205,38 @@ mod tests {
             cursor.missing(&after_failover),
             Some(Range { after: 3, upto: 12 })
         );
+    }
+
+    #[test]
+    fn a_shard_that_has_less_than_was_read_of_it_was_taken_back() {
+        let start = Instant::now();
+        let mut cursor = Cursor::new(39);
+        // A new primary may not know yet how far its copies are; what they have, it has.
+        let promoted = Standing {
+            max_seq_no: 41,
+            ..standing(start, 2, 12)
+        };
+        assert!(!cursor.was_taken_back(&promoted));
+        assert!(!cursor.was_taken_back(&standing(start, 2, 39)));
+        assert!(cursor.was_taken_back(&standing(start, 2, 38)));
+        // Also of what was read and is not certain yet.
+        cursor.advance(at(start, 1), 50);
+        assert!(cursor.was_taken_back(&standing(at(start, 2), 2, 49)));
+    }
+
+    #[test]
+    fn a_copy_that_counts_its_refreshes_anew_has_started_anew_in_its_old_term() {
+        let start = Instant::now();
+        let refreshed = |ms, refreshes| Standing {
+            refreshes,
+            ..standing(at(start, ms), 2, 9)
+        };
+        let mut cursor = Cursor::new(3);
+        assert!(cursor.look(&refreshed(0, 7)));
+        cursor.advance(at(start, 1), 9);
+        assert!(!cursor.look(&refreshed(2, 1)));
+        assert_eq!((cursor.certain(), cursor.read()), (3, 3));
+        assert!(cursor.look(&refreshed(3, 2)));
     }
 
     /// One thing that happens to a shard that is watched.

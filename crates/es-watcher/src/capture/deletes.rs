@@ -1,6 +1,9 @@
 //! Comparing what is alive in a shard with what the ledger knows of it.
 
-use std::{collections::HashSet, ops::RangeInclusive};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::RangeInclusive,
+};
 
 use search::{Error, MOST_BUCKETS, MgetOptions, ShardCopy};
 
@@ -9,8 +12,10 @@ use crate::ledger::{BLOCK, Book, Counts, Entry, Ledger, block_of, numbers_of};
 
 /// The most documents that are suspected at once; what is beyond waits for the next count.
 const MOST_SUSPECTS: usize = 20_000;
-/// How many blocks are read together: what a server returns at once.
-const BLOCKS_AT_ONCE: usize = (10_000 / BLOCK) as usize;
+/// How many documents are read together: what a server returns at once.
+const READ_AT_ONCE: u64 = 10_000;
+/// How many of a shard's newest documents are compared in order to recognise it.
+const RECOGNISED_BY: u64 = 1000;
 /// How many documents are looked up together.
 const ASK_AT_ONCE: usize = 1000;
 
@@ -36,11 +41,11 @@ pub(crate) struct Comparison<'a> {
 
 impl Comparison<'_> {
     /// Finds what is missing, without the entries in `known`.
-    pub(crate) async fn find(&self, known: &mut HashSet<u64>) -> Result<Found, Stop> {
+    pub(crate) async fn find(&self, known: &mut HashSet<Entry>) -> Result<Found, Stop> {
         let mut kept = HashSet::with_capacity(known.len());
-        for seq_no in known.drain() {
-            if self.ledger.has(self.book, seq_no)? {
-                kept.insert(seq_no);
+        for entry in known.drain() {
+            if self.ledger.has(self.book, &entry)? {
+                kept.insert(entry);
             }
         }
         *known = kept;
@@ -51,24 +56,48 @@ impl Comparison<'_> {
             unknown,
             ..Found::default()
         };
-        for blocks in fewer.chunks(BLOCKS_AT_ONCE) {
+        let mut rest = fewer.as_slice();
+        while !rest.is_empty() {
             if found.suspects.len() >= MOST_SUSPECTS {
                 found.more = true;
                 break;
             }
+            let (blocks, after) = rest.split_at(readable_together(rest, &counted));
+            rest = after;
             let ranges: Vec<_> = blocks.iter().map(|block| self.numbers(*block)).collect();
             let live = self
-                .search(|client| client.live_numbers(self.copy, &ranges))
+                .search(|client| client.live_numbers(self.copy, &ranges, READ_AT_ONCE))
                 .await?;
-            let live: HashSet<u64> = live.into_iter().collect();
             for range in ranges {
-                let entries = self.ledger.entries(self.book, range)?.into_iter();
-                found.suspects.extend(entries.filter(|entry| {
-                    !live.contains(&entry.seq_no) && !known.contains(&entry.seq_no)
-                }));
+                let missing = missing(self.ledger.entries(self.book, range)?, &live);
+                let suspects = missing.filter(|entry| !known.contains(entry));
+                found.suspects.extend(suspects);
             }
         }
         Ok(found)
+    }
+
+    /// Whether the newest of what the copy holds is what the ledger has at those numbers. It is not
+    /// when the shard was taken back to an earlier state and numbers were given again since.
+    pub(crate) async fn recognises(&self) -> Result<bool, Stop> {
+        // Where nothing was read there may be nothing to sort by.
+        if self.ledger.first_entries(self.book, 0, 1)?.is_empty() {
+            return Ok(true);
+        }
+        let newest = self
+            .search(|client| client.newest_documents(self.copy, self.upto, RECOGNISED_BY))
+            .await?;
+        for (seq_no, id) in newest {
+            let entry = Entry {
+                seq_no,
+                id,
+                routing: None,
+            };
+            if !self.ledger.has(self.book, &entry)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Of those suspects that are still where the ledger says: which does the copy not have?
@@ -77,7 +106,7 @@ impl Comparison<'_> {
         for some in suspects.chunks(ASK_AT_ONCE) {
             let mut asked = Vec::with_capacity(some.len());
             for entry in some {
-                if self.ledger.has(self.book, entry.seq_no)? {
+                if self.ledger.has(self.book, entry)? {
                     asked.push(entry);
                 }
             }
@@ -93,12 +122,14 @@ impl Comparison<'_> {
             let answers = self
                 .search(|client| client.mget(self.copy.index, &ids, options))
                 .await?;
-            let missing = asked.into_iter().zip(answers);
-            gone.extend(
-                missing
-                    .filter(|(_, answer)| !answer.found)
-                    .map(|(entry, _)| entry.clone()),
-            );
+            for (entry, answer) in asked.into_iter().zip(answers) {
+                match answer.seq_no.filter(|_| answer.found) {
+                    // An earlier version has come back.
+                    Some(seq_no) if seq_no < entry.seq_no => return Err(Stop::TakenBack),
+                    _ if answer.found => {}
+                    _ => gone.push(entry.clone()),
+                }
+            }
         }
         Ok(gone)
     }
@@ -122,6 +153,34 @@ impl Comparison<'_> {
         self.capture.cost.add(begun.elapsed());
         Ok(answer?)
     }
+}
+
+/// How many of the blocks can be read together. A block has no more documents than numbers, but in a
+/// shrunk index.
+fn readable_together(blocks: &[u64], counted: &[(u64, u32)]) -> usize {
+    let documents = |block| {
+        let found = counted.binary_search_by_key(&block, |(block, _)| *block);
+        found.map_or(0, |at| u64::from(counted[at].1))
+    };
+    let sums = blocks.iter().scan(0, |sum, block| {
+        *sum += documents(*block).max(BLOCK);
+        Some(*sum)
+    });
+    sums.take_while(|sum| *sum <= READ_AT_ONCE).count().max(1)
+}
+
+/// The entries that no document stands for, by the numbers of those that are alive, lowest first. Where
+/// some of those that share a number are missing, all of them are suspected.
+fn missing<'a>(entries: Vec<Entry>, live: &'a [u64]) -> impl Iterator<Item = Entry> + 'a {
+    let mut known: HashMap<u64, usize> = HashMap::new();
+    for entry in &entries {
+        *known.entry(entry.seq_no).or_default() += 1;
+    }
+    entries.into_iter().filter(move |entry| {
+        let first = live.partition_point(|number| *number < entry.seq_no);
+        let end = live.partition_point(|number| *number <= entry.seq_no);
+        end - first < known[&entry.seq_no]
+    })
 }
 
 /// What can be counted.
@@ -260,6 +319,36 @@ mod tests {
                 .collect();
             prop_assert_eq!(found, (expected, vec![]));
         }
+    }
+
+    #[test]
+    fn no_more_is_read_together_than_a_server_returns() {
+        let plain: Counts = (0..100).map(|block| (block, 256)).collect();
+        let blocks: Vec<u64> = (10..100).collect();
+        assert_eq!(readable_together(&blocks, &plain), 39);
+        assert_eq!(readable_together(&blocks[..5], &plain), 5);
+        let shrunk = [(3, 1), (4, 6000), (5, 3000), (6, 900), (7, 50_000)];
+        assert_eq!(readable_together(&[3, 4, 5, 6], &shrunk), 3);
+        assert_eq!(readable_together(&[7, 8], &shrunk), 1);
+    }
+
+    #[test]
+    fn all_that_share_a_number_are_suspected_when_one_of_them_is_missing() {
+        let entry = |seq_no: u64, id: &str| Entry {
+            seq_no,
+            id: id.try_into().unwrap(),
+            routing: None,
+        };
+        let entries = [(1, "a"), (2, "b"), (2, "c"), (2, "d"), (3, "e"), (3, "f")];
+        let entries = entries.map(|(seq_no, id)| entry(seq_no, id)).to_vec();
+        let suspects = |live: &[u64]| -> String {
+            let missing = missing(entries.clone(), live);
+            missing.map(|entry| entry.id.to_string()).collect()
+        };
+        assert_eq!(suspects(&[1, 2, 2, 2, 3, 3]), "");
+        assert_eq!(suspects(&[1, 2, 2, 3, 3]), "bcd");
+        assert_eq!(suspects(&[2, 2, 2, 9]), "aef");
+        assert_eq!(suspects(&[]), "abcdef");
     }
 
     #[test]

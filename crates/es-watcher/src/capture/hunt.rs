@@ -39,7 +39,7 @@ pub(crate) struct Hunt {
     /// Whether everything was counted once, and nothing was left to look up.
     is_done: bool,
     /// Deletes that were handed on and may still be in the ledger.
-    published: HashSet<u64>,
+    published: HashSet<Entry>,
 }
 
 #[derive(Debug)]
@@ -150,12 +150,12 @@ impl Hunt {
     }
 
     /// Deletes were handed on.
-    pub(crate) fn published(&mut self, seq_nos: impl IntoIterator<Item = u64>) {
-        self.published.extend(seq_nos);
+    pub(crate) fn published(&mut self, gone: impl IntoIterator<Item = Entry>) {
+        self.published.extend(gone);
     }
 
     /// Deletes that were handed on and are still under way.
-    pub(crate) fn under_way(&mut self) -> &mut HashSet<u64> {
+    pub(crate) fn under_way(&mut self) -> &mut HashSet<Entry> {
         &mut self.published
     }
 

@@ -88,9 +88,8 @@ async fn close(
             return Ok(());
         };
         from = last.seq_no + 1;
-        let seq_nos = entries.iter().map(|entry| entry.seq_no).collect();
         let mut deletes = Vec::new();
-        for entry in entries {
+        for entry in &entries {
             let is_known = current
                 .values()
                 .map(|current| ledger.knows(current.book, &entry.id))
@@ -109,7 +108,7 @@ async fn close(
         };
         let gone = Gone {
             book: old.book,
-            seq_nos,
+            entries,
         };
         let position = Checkpoint {
             gone: Some(Arc::new(gone)),

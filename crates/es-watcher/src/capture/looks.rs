@@ -9,7 +9,7 @@ use std::{
 use model::{IndexDefinition, IndexName};
 use pipeline::Fault;
 use runtime::backoff::Backoff;
-use search::{Error, IndexInfo, ShardStats};
+use search::{Error, IndexInfo, ShardStats, Uncapturable};
 use tokio::{
     sync::watch,
     task::{AbortHandle, JoinSet},
@@ -57,12 +57,20 @@ struct Watcher {
     capture: Arc<Capture>,
     looks: watch::Sender<Arc<Look>>,
     /// By UUID: a recreated index is another one.
-    indices: HashMap<String, (IndexName, AbortHandle)>,
+    indices: HashMap<String, Watched>,
     /// The UUIDs of indices that were found and cannot be captured.
     refused: HashSet<String>,
     readers: JoinSet<Result<(), Fault>>,
     discovered: Option<Instant>,
     definitions: Follower,
+}
+
+/// An index that is read.
+struct Watched {
+    name: IndexName,
+    /// A closed one is not looked at: it keeps its readers, which wait until it is opened.
+    open: bool,
+    reader: AbortHandle,
 }
 
 impl Watcher {
@@ -117,7 +125,8 @@ impl Watcher {
             self.discover().await?;
             self.discovered = Some(Instant::now());
         }
-        let names: Vec<&IndexName> = self.indices.values().map(|(name, _)| name).collect();
+        let open = self.indices.values().filter(|watched| watched.open);
+        let names: Vec<&IndexName> = open.map(|watched| &watched.name).collect();
         if names.is_empty() {
             return Ok(false);
         }
@@ -142,7 +151,8 @@ impl Watcher {
         let watched: Vec<(&str, &IndexName)> = self
             .indices
             .iter()
-            .map(|(uuid, (name, _))| (uuid.as_str(), name))
+            .filter(|(_, watched)| watched.open)
+            .map(|(uuid, watched)| (uuid.as_str(), &watched.name))
             .collect();
         let changed = self
             .definitions
@@ -171,12 +181,12 @@ impl Watcher {
         let patterns = &capture.options.indices;
         let found = capture.client.list_indices(patterns).await?;
         let here: HashSet<&str> = found.iter().map(|index| index.uuid.as_str()).collect();
-        self.indices.retain(|uuid, (name, reader)| {
+        self.indices.retain(|uuid, watched| {
             let stays = here.contains(uuid.as_str());
             if !stays {
                 self.definitions.forget(uuid);
-                tracing::info!(index = %name, "index is gone");
-                reader.abort();
+                tracing::info!(index = %watched.name, "index is gone");
+                watched.reader.abort();
             }
             stays
         });
@@ -196,16 +206,27 @@ impl Watcher {
 
     /// Starts the readers of an index, unless they run or it cannot be captured.
     async fn start(&mut self, index: IndexInfo) -> Result<bool, WatchError> {
-        if self.indices.contains_key(&index.uuid) {
+        if let Some(watched) = self.indices.get_mut(&index.uuid) {
+            match (watched.open, index.open) {
+                (true, false) => {
+                    tracing::warn!(index = %index.name, "index is closed: it is read on when it is opened")
+                }
+                (false, true) => tracing::info!(index = %index.name, "index is open again"),
+                _ => {}
+            }
+            watched.open = index.open;
             return Ok(true);
         }
         if let Some(reason) = index.uncapturable() {
-            if self
-                .capture
-                .options
-                .indices
-                .names()
-                .any(|name| name == index.name.as_str())
+            // What can change by itself is waited for, as an index is that is not there yet.
+            let waits = reason == Uncapturable::Closed && self.capture.options.follow;
+            if !waits
+                && self
+                    .capture
+                    .options
+                    .indices
+                    .names()
+                    .any(|name| name == index.name.as_str())
             {
                 return Err(WatchError::Uncapturable {
                     index: index.name,
@@ -218,6 +239,7 @@ impl Watcher {
             }
             return Ok(false);
         }
+        self.refused.remove(&index.uuid);
         let definition = self.capture.client.definition(&index.name).await?;
         let interval = refresh_interval(definition.settings.get());
         let refresher = Refresher::new(index.name.clone(), index.uuid.clone(), interval);
@@ -231,7 +253,12 @@ impl Watcher {
             Arc::new(refresher),
             looks,
         ));
-        self.indices.insert(uuid, (name, reader));
+        let watched = Watched {
+            name,
+            open: true,
+            reader,
+        };
+        self.indices.insert(uuid, watched);
         Ok(true)
     }
 }
@@ -288,11 +315,11 @@ async fn read_index(
     Ok(())
 }
 
-/// Whether a failed look is followed by another. An index that was deleted since it was found is no
-/// longer found the next time.
+/// Whether a failed look is followed by another. An index that was deleted or closed since it was found
+/// is not looked at the next time.
 fn is_passing(error: &WatchError) -> bool {
     match error {
-        WatchError::Search(Error::IndexNotFound { .. }) => true,
+        WatchError::Search(Error::IndexNotFound { .. } | Error::IndexClosed { .. }) => true,
         WatchError::Search(error) => {
             search::retry::classify(error) == search::retry::Decision::Retry
         }

@@ -6,7 +6,7 @@
 //!   -> a definition that has changed              definitions.rs, beginning.rs
 //!   -> per shard: what is missing?                cursor.rs
 //!        -> refresh the index, once for all       refresh.rs
-//!        -> read windows up to the checkpoint     shard.rs
+//!        -> read windows up to the checkpoint     shard.rs, page.rs
 //!        -> count what is alive, now and then     hunt.rs, deletes.rs
 //! per index: what an earlier history left behind  inheritance.rs
 //! ```
@@ -22,6 +22,7 @@ mod hunt;
 mod inheritance;
 mod looks;
 mod pace;
+mod page;
 mod refresh;
 mod shard;
 

@@ -8,7 +8,7 @@ use std::{
 use model::{Action, Batch, Change, Content, Document, Origin, Version};
 use pipeline::{Captured, Fault};
 use runtime::backoff::Backoff;
-use search::{Error, Hit, PageSizer, Window};
+use search::{Error, Hit, PageSizer, ShardCopy, Window};
 use tokio::sync::watch;
 
 use super::{
@@ -18,6 +18,7 @@ use super::{
     deletes::Comparison,
     hunt::{Hunt, Step},
     inheritance::{Current, Read},
+    page::read_whole_numbers,
     refresh::Refresher,
 };
 use crate::{
@@ -68,6 +69,8 @@ struct Deletes {
     hunt: Hunt,
     /// Whether the history was announced as read.
     announced: bool,
+    /// Whether the shard is what was read of it, since it was seen first or its primary moved.
+    recognised: bool,
 }
 
 impl ShardReader {
@@ -110,8 +113,14 @@ impl ShardReader {
                 Some(reading) if reading.history.history_uuid == stats.history_uuid => reading,
                 other => other.insert(self.begin(&look, &stats.history_uuid, &standing).await?),
             };
+            if reading.cursor.was_taken_back(&standing) {
+                *reading = self.begin_anew(&look, reading, &standing).await?;
+            }
             if !reading.cursor.look(&standing) {
                 tracing::info!(shard = %self.key, "the primary moved: this round is read again");
+                if let Some(deletes) = &mut reading.deletes {
+                    deletes.recognised = false;
+                }
             }
             self.mark(reading).await?;
             let behind = standing.global_checkpoint - reading.cursor.read();
@@ -124,6 +133,9 @@ impl ShardReader {
             match self.work(reading, &look, &standing).await {
                 Ok(()) => self.backoff.reset(),
                 Err(Stop::Lost(error)) => self.lost(reading, &error).await,
+                Err(Stop::TakenBack) => {
+                    *reading = self.begin_anew(&look, reading, &standing).await?
+                }
                 Err(Stop::Gone) => return Ok(()),
                 Err(Stop::Failed(fault)) => return Err(fault),
             }
@@ -142,7 +154,40 @@ impl ShardReader {
             history_uuid: history_uuid.to_owned(),
         };
         let beginning = self.beginning.of(&self.capture, look, &self.key, &history);
-        let mut start = beginning.await?;
+        let start = beginning.await?;
+        self.read_from(history, start, standing)
+    }
+
+    /// Begins a history again that was taken back to an earlier state.
+    async fn begin_anew(
+        &self,
+        look: &Look,
+        reading: &Reading,
+        standing: &Standing,
+    ) -> Result<Reading, Fault> {
+        tracing::error!(
+            shard = %self.key, read = reading.cursor.read(), has = standing.max_seq_no,
+            "the shard was taken back to an earlier state, as when a copy of its disk is restored, and gives its \
+             numbers again: everything is read again under a higher epoch, and what was written after that state \
+             goes from the target"
+        );
+        self.capture.observer.taken_back(&self.key);
+        // Nothing that was read before may be entered in the new book.
+        self.capture.stage.settled().await?;
+        let history = reading.history.clone();
+        let beginning = self
+            .beginning
+            .anew(&self.capture, look, &self.key, &history);
+        let start = beginning.await?;
+        self.read_from(history, start, standing)
+    }
+
+    fn read_from(
+        &self,
+        history: History,
+        mut start: Checkpoint,
+        standing: &Standing,
+    ) -> Result<Reading, Fault> {
         let deletes = match &self.capture.ledger {
             None => None,
             Some(ledger) => Some(self.open_book(ledger, &history, &mut start)?),
@@ -168,7 +213,7 @@ impl ShardReader {
         history: &History,
         start: &mut Checkpoint,
     ) -> Result<Deletes, Fault> {
-        let opened = ledger.begin(&self.key, history, start.position);
+        let opened = ledger.begin(&self.key, history, start.epoch, start.position);
         let opened = opened.map_err(Fault::fatal)?;
         start.position = start.position.min(opened.upto);
         if !opened.whole {
@@ -185,6 +230,7 @@ impl ShardReader {
             title: ledger::title(&self.key, history).into(),
             hunt: Hunt::new(Instant::now(), self.capture.options.deletes.interval()),
             announced: false,
+            recognised: false,
         })
     }
 
@@ -195,6 +241,7 @@ impl ShardReader {
         look: &Look,
         standing: &Standing,
     ) -> Result<(), Stop> {
+        self.recognise(reading, look, standing).await?;
         if let Some(range) = reading.cursor.missing(standing) {
             self.round(reading, range, look, standing).await?;
         }
@@ -202,6 +249,57 @@ impl ShardReader {
             self.announce(reading);
         }
         self.hunt(reading, look, standing).await
+    }
+
+    /// Makes sure that the shard still is what was read of it. One that was taken back to an earlier
+    /// state and has been written to since may have as many operations as before.
+    async fn recognise(
+        &mut self,
+        reading: &mut Reading,
+        look: &Look,
+        standing: &Standing,
+    ) -> Result<(), Stop> {
+        let read = reading.cursor.read();
+        let (Some(deletes), Ok(upto)) = (&mut reading.deletes, u64::try_from(read)) else {
+            return Ok(());
+        };
+        if deletes.recognised {
+            return Ok(());
+        }
+        self.capture.stage.settled().await.map_err(Stop::Failed)?;
+        self.visible(look, standing).await?;
+        match self
+            .comparison(deletes, standing, upto)
+            .recognises()
+            .await?
+        {
+            true => deletes.recognised = true,
+            false => return Err(Stop::TakenBack),
+        }
+        Ok(())
+    }
+
+    fn comparison<'a>(
+        &'a self,
+        deletes: &'a Deletes,
+        standing: &'a Standing,
+        upto: u64,
+    ) -> Comparison<'a> {
+        Comparison {
+            capture: &self.capture,
+            ledger: &deletes.ledger,
+            book: deletes.book,
+            copy: self.copy(standing),
+            upto,
+        }
+    }
+
+    fn copy<'a>(&'a self, standing: &'a Standing) -> ShardCopy<'a> {
+        ShardCopy {
+            index: &self.key.index,
+            shard: self.key.shard,
+            node: &standing.copy.node,
+        }
     }
 
     /// Says that a history is read up to where it stood at the beginning: what an earlier one has left
@@ -278,7 +376,7 @@ impl ShardReader {
             capture: &self.capture,
             ledger: &deletes.ledger,
             book: deletes.book,
-            copy: search::ShardCopy {
+            copy: ShardCopy {
                 index: &self.key.index,
                 shard: self.key.shard,
                 node: &standing.copy.node,
@@ -321,11 +419,10 @@ impl ShardReader {
             let Some(deletes) = &mut reading.deletes else {
                 return Ok(());
             };
-            let seq_nos: Vec<u64> = gone.iter().map(|entry| entry.seq_no).collect();
-            deletes.hunt.published(seq_nos.iter().copied());
+            deletes.hunt.published(gone.iter().cloned());
             let entries = Gone {
                 book: deletes.book,
-                seq_nos,
+                entries: gone.to_vec(),
             };
             let changes = gone.iter().map(|entry| entry.delete(version)).collect();
             let content = Content::Changes(changes);
@@ -378,22 +475,19 @@ impl ShardReader {
             size: self.sizer.documents(),
         };
         let origin = Origin::now(Arc::clone(&self.partition));
-        let page = {
+        let read = {
             let _permit = self.capture.searches.acquire().await;
-            match self.capture.client.read_window(&window).await {
-                // The documents here are larger than those before: fewer of them, then.
-                Err(Error::AnswerTooLarge { .. }) => {
-                    self.sizer.shrink();
-                    return Ok((Instant::now(), range.after));
-                }
-                page => page?,
+            read_whole_numbers(&self.capture.client, &window, self.copy(standing)).await
+        };
+        let (page, upto) = match read {
+            // The documents here are larger than those before: fewer of them, then.
+            Err(Error::AnswerTooLarge { .. }) if window.size > 1 => {
+                self.sizer.shrink();
+                return Ok((Instant::now(), range.after));
             }
+            read => read?,
         };
         let complete = Instant::now();
-        let upto = match page.hits.last() {
-            Some(last) if page.hits.len() >= window.size as usize => last.seq_no as i64,
-            _ => window.upto,
-        };
         self.sizer.learn(page.hits.len(), page.bytes);
         if !page.hits.is_empty() {
             let changes = page.hits.into_iter().map(|hit| change(hit, &reading.start));
@@ -417,8 +511,14 @@ impl ShardReader {
         };
         let standing = Standing::new(look.asked, stats);
         let same_history = stats.history_uuid == reading.history.history_uuid;
+        if same_history && reading.cursor.was_taken_back(&standing) {
+            return Err(Stop::TakenBack);
+        }
         if same_history && reading.cursor.look(&standing) {
             return Ok(());
+        }
+        if let Some(deletes) = &mut reading.deletes {
+            deletes.recognised = false;
         }
         Err(Stop::Lost(Error::CopyGone {
             index: self.key.index.to_string(),
@@ -498,6 +598,8 @@ impl ShardReader {
 pub(crate) enum Stop {
     /// It has to be repeated.
     Lost(Error),
+    /// The shard is not what was read of it: it has to be read from its beginning.
+    TakenBack,
     /// The index is no more.
     Gone,
     /// Somebody has to act.
@@ -508,6 +610,8 @@ impl From<Error> for Stop {
     fn from(error: Error) -> Stop {
         match (search::retry::classify(&error), &error) {
             (_, Error::IndexNotFound { .. }) => Stop::Gone,
+            // It is not looked at until it is opened.
+            (_, Error::IndexClosed { .. }) => Stop::Lost(error),
             (search::retry::Decision::Retry, _) => Stop::Lost(error),
             (search::retry::Decision::Fatal, _) => Stop::Failed(fault(error)),
         }

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! seen    hash of id -> sequence number    where a document stands now
-//! ids     sequence number -> id, routing   what to look up when a block differs
+//! ids     sequence number -> ids, routing  what to look up when a block differs
 //! blocks  block -> how many entries        what is compared
 //! trail   what was forgotten lately        in case the log loses the delete
 //! ```
@@ -20,7 +20,7 @@ mod trail;
 
 use std::path::PathBuf;
 
-use model::{Action, Change, DocumentId, Version};
+use model::{Action, Change, DocumentId, Epoch, Version};
 
 use crate::{History, ShardKey};
 
@@ -35,8 +35,9 @@ const BLOCK_BITS: u32 = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Book(u32);
 
-/// A document as the ledger knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A document as the ledger knows it. In an index that was made by `_shrink`, documents of what were
+/// several shards share their numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Entry {
     /// The number of the operation that wrote it last.
     pub(crate) seq_no: u64,
@@ -67,6 +68,8 @@ pub(crate) struct Opened {
     pub(crate) upto: i64,
     /// Whether it was begun before anything of the history was published.
     pub(crate) whole: bool,
+    /// Under which epoch its documents were published.
+    pub(crate) epoch: Epoch,
 }
 
 /// A book on the shelf: of a history that is read now, or of an earlier one.
@@ -81,7 +84,7 @@ pub(crate) struct Shelved {
 #[derive(Debug)]
 pub(crate) struct Gone {
     pub(crate) book: Book,
-    pub(crate) seq_nos: Vec<u64>,
+    pub(crate) entries: Vec<Entry>,
 }
 
 /// Counts of blocks, lowest first.

@@ -27,23 +27,8 @@ pub(crate) struct Follower {
 
 impl Follower {
     pub(crate) async fn start(url: &str, index: &str, refresh: SourceRefresh) -> Follower {
-        let config = ClientConfig::new(vec![Url::parse(url).unwrap()]);
-        let client = Client::connect(&config).await.unwrap();
-        let options = SourceOptions {
-            indices: index.parse().unwrap(),
-            poll_interval: Duration::from_millis(50),
-            refresh,
-            searches: 4,
-            follow: true,
-            deletes: Deletes::Every(Duration::from_secs(1)),
-        };
-        let memory = Memory {
-            checkpoints: Checkpoints::in_memory(),
-            ledger: Some(Ledger::temporary().unwrap()),
-            registry: Arc::new(()),
-            log: None,
-        };
-        let source = SearchSource::start(client, options, memory, Arc::new(()));
+        let ledger = Ledger::temporary().unwrap();
+        let source = start(url, index, refresh, ledger).await;
         let (state, stop) = (Arc::default(), CancellationToken::new());
         let task = tokio::spawn(follow(source, Arc::clone(&state), stop.clone()));
         Follower { state, stop, task }
@@ -58,6 +43,32 @@ impl Follower {
         self.stop.cancel();
         self.task.await.unwrap();
     }
+}
+
+/// Starts a source that keeps its ledger there, and its checkpoints in memory.
+pub(crate) async fn start(
+    url: &str,
+    index: &str,
+    refresh: SourceRefresh,
+    ledger: Ledger,
+) -> SearchSource {
+    let config = ClientConfig::new(vec![Url::parse(url).unwrap()]);
+    let client = Client::connect(&config).await.unwrap();
+    let options = SourceOptions {
+        indices: index.parse().unwrap(),
+        poll_interval: Duration::from_millis(50),
+        refresh,
+        searches: 4,
+        follow: true,
+        deletes: Deletes::Every(Duration::from_secs(1)),
+    };
+    let memory = Memory {
+        checkpoints: Checkpoints::in_memory(),
+        ledger: Some(ledger),
+        registry: Arc::new(()),
+        log: None,
+    };
+    SearchSource::start(client, options, memory, Arc::new(()))
 }
 
 async fn follow(mut source: SearchSource, state: Arc<Mutex<State>>, stop: CancellationToken) {

@@ -8,7 +8,8 @@ mod load;
 use std::time::Duration;
 
 use anyhow::Result;
-use es_watcher::SourceRefresh;
+use es_watcher::{Ledger, SourceRefresh};
+use pipeline::ChangeSource;
 use serde_json::json;
 use testkit::{Product, SearchCluster, SearchNode, unique_name, wait_until};
 
@@ -174,6 +175,32 @@ async fn nothing_above_the_global_checkpoint_is_captured() -> Result<()> {
         )
         .await?;
         follower.stop().await;
+    }
+    Ok(())
+}
+
+/// A watcher that goes back, because the stream has lost its end or the target knows a higher epoch, opens
+/// its ledger again in the same process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_was_closed_has_let_go_of_its_ledger() -> Result<()> {
+    let node = SearchNode::shared(Product::Es8).await;
+    let (index, folder) = (unique_name("reopened"), tempfile::tempdir()?);
+    create(
+        node,
+        &index,
+        json!({ "number_of_shards": 5, "number_of_replicas": 0 }),
+    )
+    .await?;
+    let documents = (0..500).map(|n| (n.to_string(), json!({ "n": n })));
+    node.http().index_documents(&index, documents).await?;
+    for round in 0..20 {
+        let ledger = Ledger::open(folder.path())?;
+        let mut source = follower::start(&node.url(), &index, SourceRefresh::Force, ledger).await;
+        for _ in 0..round % 7 {
+            // The first are what the index looks like and its first pages.
+            source.next().await?;
+        }
+        source.close().await;
     }
     Ok(())
 }

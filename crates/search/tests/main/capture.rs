@@ -344,10 +344,16 @@ async fn blocks_are_counted_and_live_numbers_listed_as_the_shard_holds_them() ->
             .map(|block| (block, if block == 0 { 89 } else { 90 }))
             .collect();
         assert_eq!(counts, expected, "{product}");
-        let live = client.live_numbers(copy, &[0..=25, 1095..=1100]).await?;
+        let ranges = [0..=25, 1095..=1100];
+        let live = client.live_numbers(copy, &ranges, 100).await?;
         let mut expected: Vec<u64> = (0..=25).filter(|n| n % 10 != 0 && *n != 1).collect();
         expected.push(1100);
         assert_eq!(live, expected, "{product}");
+        let first = client.live_numbers(copy, &ranges, 3).await?;
+        assert_eq!(first, expected[..3], "{product}");
+        let newest = client.newest_documents(copy, 1099, 2).await?;
+        let newest: Vec<(u64, &str)> = newest.iter().map(|(n, id)| (*n, id.as_str())).collect();
+        assert_eq!(newest, [(999, "999"), (998, "998")], "{product}");
         let nowhere = ShardCopy {
             node: "nobody",
             ..copy
