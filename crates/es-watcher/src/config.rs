@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ::config::{ByteSize, CommaList, Millis};
+use ::config::{ByteSize, CommaList, Millis, Rate};
 use bus::NatsArgs;
 use model::Tenant;
 use search::{EsArgs, IndexPatterns};
@@ -67,6 +67,9 @@ pub struct Args {
     /// Most searches at the source at once.
     #[arg(long, env = "MAX_SEARCHES", default_value = "4", value_name = "N")]
     pub max_searches: usize,
+    /// Most documents read in a second, such as 5000/s, to spare the source; no limit if not given.
+    #[arg(long, env = "MAX_RATE", value_name = "N/s")]
+    pub max_rate: Option<Rate>,
     /// JetStream stream to publish to; created when missing.
     #[arg(long, env = "STREAM", default_value = bus::stream::ES_CHANGES, value_name = "NAME")]
     pub stream: String,

@@ -4,6 +4,8 @@ use model::IndexName;
 use pipeline::Fault;
 use search::{Error, Uncapturable, retry};
 
+use crate::{CheckpointError, LedgerError};
+
 /// A look at the source that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
@@ -31,6 +33,25 @@ pub enum WatchError {
         /// Why.
         reason: Uncapturable,
     },
+}
+
+/// A disk that is full has room again some day.
+impl From<CheckpointError> for Fault {
+    fn from(error: CheckpointError) -> Fault {
+        match error {
+            CheckpointError::Write { .. } => Fault::retry(error),
+            error => Fault::fatal(error),
+        }
+    }
+}
+
+impl From<LedgerError> for Fault {
+    fn from(error: LedgerError) -> Fault {
+        match error {
+            LedgerError::Write { .. } => Fault::retry(error),
+            error => Fault::fatal(error),
+        }
+    }
 }
 
 /// What a cluster's error means for the capture. What can be done without comes with the way around it.

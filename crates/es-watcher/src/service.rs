@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ::config::Rate;
 use bus::{
     Bus, Ending, JetStreamSink, Lease, LeaseOptions, Lineages, Role, SinkOptions, Stored,
     StreamSpec, stream, until_answered,
@@ -291,6 +292,7 @@ fn source_options(args: &Args) -> SourceOptions {
         poll_interval: args.poll_interval.into(),
         refresh: args.source_refresh,
         searches: args.max_searches,
+        max_rate: args.max_rate.map(Rate::per_second),
         follow: true,
         deletes: args.deletes,
     }

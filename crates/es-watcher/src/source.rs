@@ -1,9 +1,10 @@
 //! A search cluster as a [`ChangeSource`].
 
-use std::{path::Path, str::FromStr, sync::Arc, time::Duration};
+use std::{num::NonZeroU64, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use ::config::{Millis, UnitError};
 use pipeline::{Captured, ChangeSource, Fault};
+use runtime::throttle::Throttle;
 use search::{Client, IndexInfo, IndexPatterns};
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -28,6 +29,8 @@ pub struct SourceOptions {
     pub refresh: SourceRefresh,
     /// The most searches at once.
     pub searches: usize,
+    /// The most documents read in a second, all shards together.
+    pub max_rate: Option<NonZeroU64>,
     /// Whether to stay when everything is read.
     pub follow: bool,
     /// Whether deletes are noticed; needs a ledger.
@@ -150,6 +153,7 @@ impl SearchSource {
         let capture = Capture {
             client,
             searches: Semaphore::new(options.searches.max(1)),
+            throttle: Throttle::new(options.max_rate),
             options,
             checkpoints: memory.checkpoints,
             registry: memory.registry,

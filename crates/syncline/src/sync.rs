@@ -284,6 +284,7 @@ async fn join(
         poll_interval: args.poll_interval.into(),
         refresh: args.source_refresh,
         searches: args.max_searches,
+        max_rate: args.max_rate.map(Rate::per_second),
         follow: args.follow,
         deletes,
     };

@@ -1,7 +1,7 @@
 //! How the reading of an index begins: its histories get their epochs, and the target is told what
 //! the index looks like and where it comes from, before the first document.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::ready, sync::Arc, time::Duration};
 
 use model::{Batch, Content, IndexDefinition, IndexName, Lineage, Origin, source_of};
 use pipeline::{Captured, Fault};
@@ -63,13 +63,12 @@ impl Beginning {
             .is_some_and(|said| said.epoch_of(&history.history_uuid).is_some());
         if !is_known {
             let mut lineage = self.lineage(capture, look, shard, history).await?;
-            lineage = retry(capture, || capture.registry.record(&lineage)).await?;
+            lineage = retry(capture, "epochs", || capture.registry.record(&lineage)).await?;
             self.say(capture, &state.definition, &lineage).await?;
             state.said = Some(lineage);
         }
         let known = state.said.as_ref().expect("it was filled above");
-        let begun = capture.checkpoints.begin(shard, history, known);
-        begun.map_err(Fault::fatal)
+        begin(capture, shard, history, known).await
     }
 
     /// Where to start reading a history that was taken back to an earlier state: at its beginning, under
@@ -85,11 +84,11 @@ impl Beginning {
         let mut lineage = self.lineage(capture, look, shard, history).await?;
         let renewed = lineage.renew(&history.history_uuid);
         renewed.map_err(Fault::fatal)?;
-        lineage = retry(capture, || capture.registry.record(&lineage)).await?;
+        lineage = retry(capture, "epochs", || capture.registry.record(&lineage)).await?;
         self.say(capture, &state.definition, &lineage).await?;
-        let begun = capture.checkpoints.begin(shard, history, &lineage);
+        let begun = begin(capture, shard, history, &lineage).await;
         state.said = Some(lineage);
-        begun.map_err(Fault::fatal)
+        begun
     }
 
     /// Tells the target what a look has shown of the index's definition, if that has changed. To be
@@ -138,7 +137,10 @@ impl Beginning {
         let mut histories = self.histories(look);
         histories.insert(shard.shard, history.clone());
         let source = source_of(&capture.client.server().cluster_uuid, &self.index);
-        let known = retry(capture, || capture.registry.known(&source, &self.index)).await?;
+        let known = retry(capture, "epochs", || {
+            capture.registry.known(&source, &self.index)
+        })
+        .await?;
         // Another source's says nothing here; the writer refuses to mix the two.
         let known = known.filter(|known| known.source == source);
         let mut lineage = known.unwrap_or_else(|| Lineage::of(source));
@@ -147,8 +149,8 @@ impl Beginning {
                 index: self.index.clone(),
                 shard: *shard,
             });
-            let began = capture.checkpoints.begin(&shard, history, &lineage);
-            lineage.merge(&history.at(&shard, began.map_err(Fault::fatal)?.epoch));
+            let began = begin(capture, &shard, history, &lineage).await?;
+            lineage.merge(&history.at(&shard, began.epoch));
         }
         Ok(lineage)
     }
@@ -189,23 +191,45 @@ fn is_same(one: &IndexDefinition, other: &IndexDefinition) -> bool {
     text(one) == text(other)
 }
 
-/// Asks until it is answered.
-async fn retry<T, F>(capture: &Capture, ask: impl Fn() -> F) -> Result<T, Fault>
+/// Where to start reading a shard, as soon as the store can be written.
+async fn begin(
+    capture: &Capture,
+    shard: &Arc<ShardKey>,
+    history: &History,
+    known: &Lineage,
+) -> Result<Checkpoint, Fault> {
+    retry(capture, "checkpoint", || {
+        ready(
+            capture
+                .checkpoints
+                .begin(shard, history, known)
+                .map_err(Fault::from),
+        )
+    })
+    .await
+}
+
+/// Does something until it works.
+pub(super) async fn retry<T, F>(
+    capture: &Capture,
+    what: &str,
+    attempt: impl Fn() -> F,
+) -> Result<T, Fault>
 where
     F: Future<Output = Result<T, Fault>>,
 {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     loop {
-        match ask().await {
+        match attempt().await {
             Ok(answer) => {
                 if backoff.attempts() > 0 {
-                    capture.observer.recovered("epochs");
+                    capture.observer.recovered(what);
                 }
                 return Ok(answer);
             }
             Err(fault) if fault.is_retryable() => {
                 let pause = backoff.next_delay();
-                capture.observer.trouble("epochs", &fault, pause);
+                capture.observer.trouble(what, &fault, pause);
                 tokio::time::sleep(pause).await;
             }
             Err(fault) => return Err(fault),

@@ -36,6 +36,7 @@ use std::{
 };
 
 use model::{IndexDefinition, IndexName};
+use runtime::throttle::Throttle;
 use search::{Client, ShardStats};
 use tokio::sync::Semaphore;
 
@@ -57,6 +58,8 @@ pub(crate) struct Capture {
     pub(crate) observer: Arc<dyn SourceObserver>,
     /// Bounds the searches that run at the source at once.
     pub(crate) searches: Semaphore,
+    /// Bounds the documents that are read in a second.
+    pub(crate) throttle: Throttle,
     /// Without one, deletes go unnoticed.
     pub(crate) ledger: Option<Ledger>,
     pub(crate) stage: Stage,

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::{
     Capture, Look,
-    beginning::Beginning,
+    beginning::{self, Beginning},
     cursor::{Cursor, Range, Standing},
     deletes::Comparison,
     hunt::{Hunt, Step},
@@ -155,7 +155,7 @@ impl ShardReader {
         };
         let beginning = self.beginning.of(&self.capture, look, &self.key, &history);
         let start = beginning.await?;
-        self.read_from(history, start, standing)
+        self.read_from(history, start, standing).await
     }
 
     /// Begins a history again that was taken back to an earlier state.
@@ -179,10 +179,10 @@ impl ShardReader {
             .beginning
             .anew(&self.capture, look, &self.key, &history);
         let start = beginning.await?;
-        self.read_from(history, start, standing)
+        self.read_from(history, start, standing).await
     }
 
-    fn read_from(
+    async fn read_from(
         &self,
         history: History,
         mut start: Checkpoint,
@@ -190,7 +190,7 @@ impl ShardReader {
     ) -> Result<Reading, Fault> {
         let deletes = match &self.capture.ledger {
             None => None,
-            Some(ledger) => Some(self.open_book(ledger, &history, &mut start)?),
+            Some(ledger) => Some(self.open_book(ledger, &history, &mut start).await?),
         };
         tracing::info!(
             shard = %self.key, epoch = %start.epoch, after = start.position,
@@ -207,14 +207,17 @@ impl ShardReader {
     }
 
     /// Opens the ledger at a history. What is published and not in it has to be read again.
-    fn open_book(
+    async fn open_book(
         &self,
         ledger: &Ledger,
         history: &History,
         start: &mut Checkpoint,
     ) -> Result<Deletes, Fault> {
-        let opened = ledger.begin(&self.key, history, start.epoch, start.position);
-        let opened = opened.map_err(Fault::fatal)?;
+        let opened = beginning::retry(&self.capture, "ledger", || {
+            let opened = ledger.begin(&self.key, history, start.epoch, start.position);
+            std::future::ready(opened.map_err(Fault::from))
+        });
+        let opened = opened.await?;
         start.position = start.position.min(opened.upto);
         if !opened.whole {
             tracing::error!(
@@ -472,7 +475,7 @@ impl ShardReader {
             upto: range
                 .upto
                 .min(range.after.saturating_add(self.sizer.span())),
-            size: self.sizer.documents(),
+            size: self.sizer.documents().min(self.capture.throttle.most()),
         };
         let origin = Origin::now(Arc::clone(&self.partition));
         let read = {
@@ -489,6 +492,7 @@ impl ShardReader {
         };
         let complete = Instant::now();
         self.sizer.learn(page.hits.len(), page.bytes);
+        self.capture.throttle.take(page.hits.len()).await;
         if !page.hits.is_empty() {
             let changes = page.hits.into_iter().map(|hit| change(hit, &reading.start));
             let changes: Result<Vec<Change>, Fault> = changes.collect();

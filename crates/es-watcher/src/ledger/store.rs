@@ -344,13 +344,14 @@ impl Ledger {
     /// When the ledger cannot be written.
     pub fn continue_into(&self, stream: &str, created: u64) -> Result<(), LedgerError> {
         let name = format!("{stream}\0{created}");
-        let mut before = None;
-        self.write(|txn| {
-            before = self.books.get(txn, STREAM)?.map(<[u8]>::to_vec);
-            Ok(())
-        })?;
-        if before.is_some_and(|before| before != name.as_bytes()) {
-            self.take_back(0)?;
+        let before = self.read(|txn| Ok(self.books.get(txn, STREAM)?.map(<[u8]>::to_vec)))?;
+        match before {
+            // Nothing is written where nothing changes: the disk may be full.
+            Some(before) if before == name.as_bytes() => return Ok(()),
+            Some(_) => {
+                self.take_back(0)?;
+            }
+            None => {}
         }
         self.write(|txn| self.books.put(txn, STREAM, name.as_bytes()))
     }

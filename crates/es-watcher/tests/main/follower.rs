@@ -59,6 +59,7 @@ pub(crate) async fn start(
         poll_interval: Duration::from_millis(50),
         refresh,
         searches: 4,
+        max_rate: None,
         follow: true,
         deletes: Deletes::Every(Duration::from_secs(1)),
     };

@@ -1,4 +1,6 @@
-//! Kills and pauses everything between two clusters at random, under load, and wants equality.
+//! Kills, pauses, cuts off, fills up and misleads everything between two clusters at random, and the clusters too,
+//! under load, and wants equality: processes and search nodes die, connections break, hang, slow down, end in the
+//! middle or are refused, disks and the stream are full, clocks jump, indices are deleted and created anew.
 //!
 //! A run is its seed: the load and the faults follow from it, though not their exact interleaving.
 //! `cargo xtask chaos` runs many long ones; as a test it runs a few short ones with fresh seeds. How
@@ -41,8 +43,8 @@ struct Outcome {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_is_killed_or_paused_the_target_ends_up_equal() -> Result<()> {
     let first = number("CHAOS_SEED", u64::from(fastrand::u32(..)))?;
-    let seeds = number("CHAOS_SEEDS", 3)?;
-    let seconds = Duration::from_secs(number("CHAOS_SECONDS", 8)?);
+    let seeds = number("CHAOS_SEEDS", 6)?;
+    let seconds = Duration::from_secs(number("CHAOS_SECONDS", 10)?);
     // Of its own, so that a load of minutes does not take the heap that other tests share.
     let options = || NodeOptions {
         heap_megabytes: 1024,
