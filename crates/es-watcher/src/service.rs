@@ -27,6 +27,8 @@ use crate::{
 
 /// How long the stream may take to acknowledge a batch.
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How soon a store is opened anew that a failing disk has broken.
+const OPEN_AGAIN: Duration = Duration::from_secs(1);
 /// A watcher whose loop has not come round for this long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(120);
 
@@ -125,6 +127,12 @@ pub async fn run(
     ended
 }
 
+/// Whether a store only has to be opened anew.
+fn is_broken(cause: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    let cause = cause.downcast_ref::<LedgerError>();
+    matches!(cause, Some(LedgerError::Broken { .. }))
+}
+
 /// A watcher that holds its lease.
 struct Watcher<'a> {
     args: &'a Args,
@@ -149,7 +157,17 @@ enum Ended {
 impl Watcher<'_> {
     async fn watch(&self) -> Result<(), ServiceError> {
         loop {
-            match self.publish().await? {
+            let ended = match self.publish().await {
+                Err(ServiceError::Pipeline(Fault::Fatal(cause))) if is_broken(cause.as_ref()) => {
+                    tracing::warn!(%cause, "opening it anew");
+                    tokio::select! {
+                        () = self.shutdown.cancelled() => return Ok(()),
+                        () = tokio::time::sleep(OPEN_AGAIN) => continue,
+                    }
+                }
+                ended => ended?,
+            };
+            match ended {
                 Ended::Stopped => return Ok(()),
                 Ended::LostEnd(error) => {
                     tracing::error!(%error, "going back to what the stream still has");

@@ -146,6 +146,14 @@ pub enum LedgerError {
         /// What the system said.
         reason: String,
     },
+    /// A write has failed in its last step: until it is opened anew, LMDB takes no other.
+    #[error(
+        "the ledger {path:?} was being written when its disk failed, and has to be opened anew: start es-watcher again"
+    )]
+    Broken {
+        /// The folder.
+        path: PathBuf,
+    },
     /// More than it can number.
     #[error("the ledger {path:?} is full: {what}; move it away to begin another")]
     Full {

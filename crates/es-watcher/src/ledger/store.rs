@@ -570,9 +570,14 @@ impl Ledger {
             change(&mut txn)?;
             txn.commit()
         };
-        write().map_err(|error| LedgerError::Write {
-            path: self.path.clone(),
-            reason: error.to_string(),
+        write().map_err(|error| match error {
+            heed::Error::Mdb(heed::MdbError::Panic) => LedgerError::Broken {
+                path: self.path.clone(),
+            },
+            error => LedgerError::Write {
+                path: self.path.clone(),
+                reason: error.to_string(),
+            },
         })
     }
 
