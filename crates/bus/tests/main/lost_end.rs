@@ -1,9 +1,13 @@
 //! A server that comes back from a loss of power without the end of its stream.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bus::Ending;
 use pipeline::MessageSource;
+use tempfile::TempDir;
 use testkit::{NatsOptions, NatsServer};
 
 use crate::support::{Log, WITHIN, batch, connect, ids, next_batch, publish, try_publish};
@@ -18,18 +22,46 @@ fn copy(from: &Path, to: &Path) {
     assert!(copied.success());
 }
 
+/// A server whose stream is saved, and lost back to that, by its files.
+struct Loss {
+    server: NatsServer,
+    log: Log,
+    /// The stream's folder.
+    stream: PathBuf,
+    /// Where it is saved.
+    saved: PathBuf,
+    _folder: TempDir,
+}
+
+impl Loss {
+    async fn prepare() -> Loss {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("store");
+        let options = NatsOptions {
+            store: Some(store.clone()),
+            ..NatsOptions::default()
+        };
+        let server = NatsServer::start(options).await.unwrap();
+        let log = Log::on(&connect(&server.url()).await, None).await;
+        Loss {
+            stream: store.join("jetstream/$G/streams").join(&log.stream),
+            saved: folder.path().join("saved"),
+            server,
+            log,
+            _folder: folder,
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_reader_notices_a_lost_end_and_reads_everything_that_is_left_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = folder.path().join("store");
-    let options = NatsOptions {
-        store: Some(store.clone()),
-        ..NatsOptions::default()
-    };
-    let mut server = NatsServer::start(options).await.unwrap();
-    let log = Log::on(&connect(&server.url()).await, None).await;
-    let stream = store.join("jetstream/$G/streams").join(&log.stream);
-    let saved = folder.path().join("saved");
+    let Loss {
+        mut server,
+        log,
+        stream,
+        saved,
+        _folder,
+    } = Loss::prepare().await;
     let mut sink = log.sink();
     for number in 0..5 {
         publish(&mut sink, &batch("a", number, 1, 10)).await;
@@ -79,16 +111,13 @@ async fn a_reader_notices_a_lost_end_and_reads_everything_that_is_left_again() {
 
 #[tokio::test]
 async fn a_publisher_notices_that_what_was_acknowledged_is_gone() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = folder.path().join("store");
-    let options = NatsOptions {
-        store: Some(store.clone()),
-        ..NatsOptions::default()
-    };
-    let mut server = NatsServer::start(options).await.unwrap();
-    let log = Log::on(&connect(&server.url()).await, None).await;
-    let stream = store.join("jetstream/$G/streams").join(&log.stream);
-    let saved = folder.path().join("saved");
+    let Loss {
+        mut server,
+        log,
+        stream,
+        saved,
+        _folder,
+    } = Loss::prepare().await;
     let (mut idle, mut busy) = (log.sink(), log.sink());
     publish(&mut idle, &batch("a", 0, 1, 10)).await;
     server.kill();

@@ -271,27 +271,25 @@ impl ShardReader {
         }
         self.capture.stage.settled().await.map_err(Stop::Failed)?;
         self.visible(look, standing).await?;
-        match self
-            .comparison(deletes, standing, upto)
-            .recognises()
-            .await?
-        {
-            true => deletes.recognised = true,
-            false => return Err(Stop::TakenBack),
+        let comparison = self.comparison(&deletes.ledger, deletes.book, standing, upto);
+        if !comparison.recognises().await? {
+            return Err(Stop::TakenBack);
         }
+        deletes.recognised = true;
         Ok(())
     }
 
     fn comparison<'a>(
         &'a self,
-        deletes: &'a Deletes,
+        ledger: &'a Ledger,
+        book: Book,
         standing: &'a Standing,
         upto: u64,
     ) -> Comparison<'a> {
         Comparison {
             capture: &self.capture,
-            ledger: &deletes.ledger,
-            book: deletes.book,
+            ledger,
+            book,
             copy: self.copy(standing),
             upto,
         }
@@ -375,17 +373,7 @@ impl ShardReader {
             self.visible(look, standing).await?;
         }
         let begun = Instant::now();
-        let comparison = Comparison {
-            capture: &self.capture,
-            ledger: &deletes.ledger,
-            book: deletes.book,
-            copy: ShardCopy {
-                index: &self.key.index,
-                shard: self.key.shard,
-                node: &standing.copy.node,
-            },
-            upto,
-        };
+        let comparison = self.comparison(&deletes.ledger, deletes.book, standing, upto);
         match step {
             Step::Rest => Ok(()),
             Step::Count => {

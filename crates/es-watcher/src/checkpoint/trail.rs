@@ -57,21 +57,21 @@ pub(super) fn keep(
     now: u64,
     steps: &[Step],
 ) -> Result<Option<u64>, Error> {
-    let mut row = row(trail.get(txn, &sequence)?).unwrap_or(Row {
+    let mut together = row(trail.get(txn, &sequence)?).unwrap_or(Row {
         at: now,
         steps: Vec::new(),
     });
-    row.steps.extend(steps.iter().map(|step| Before {
+    together.steps.extend(steps.iter().map(|step| Before {
         index: step.shard.index.clone(),
         shard: step.shard.shard,
         epoch: step.record.epoch,
         position: step.before,
     }));
-    trail.put(txn, &sequence, &seal(&row))?;
+    trail.put(txn, &sequence, &seal(&together))?;
     let kept = KEPT.as_millis() as u64;
     let mut dropped = None;
     while let Some((oldest, value)) = trail.first(txn)? {
-        if super::trail::row(Some(value)).is_some_and(|row| row.at + kept >= now) {
+        if row(Some(value)).is_some_and(|row| row.at + kept >= now) {
             break;
         }
         trail.delete(txn, &oldest)?;
