@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use bus::Acknowledged;
+use bus::{Acknowledged, Stored};
 use pipeline::Fault;
 use runtime::backoff::Backoff;
 use tokio::{sync::watch, task::JoinHandle};
@@ -137,14 +137,61 @@ impl Stores {
         let gone = mem::take(&mut *waiting());
         // Asked for after they were confirmed: nothing of them is above it.
         let newest = self.memory.log.as_ref().and_then(|log| log.newest());
-        let number = newest.as_ref().map(|newest| newest.sequence);
-        if let Some(ledger) = self.memory.ledger.as_ref().filter(|_| !gone.is_empty())
-            && let Err(error) = ledger.forget(&gone, number)
-        {
+        let stored = self.store_with(positions, &gone, newest.as_ref());
+        if stored.is_err() {
             waiting().extend(gone);
-            return Err(Fault::retry(error));
         }
-        let stored = self.memory.checkpoints.commit(positions, newest.as_ref());
-        stored.map_err(Fault::retry)
+        stored
+    }
+
+    /// What the log had is stored before anything is forgotten because of it: a lost end is recognised by
+    /// the newest message that is stored.
+    fn store_with(
+        &self,
+        positions: &[Checkpoint],
+        gone: &[Arc<Gone>],
+        newest: Option<&Stored>,
+    ) -> Result<(), Fault> {
+        let stored = self.memory.checkpoints.commit(positions, newest);
+        stored.map_err(Fault::retry)?;
+        match &self.memory.ledger {
+            Some(ledger) if !gone.is_empty() => {
+                let forgotten = ledger.forget(gone, newest.map(|newest| newest.sequence));
+                forgotten.map_err(Fault::retry)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DiskStore, Owner};
+
+    #[test]
+    fn the_newest_message_is_stored_even_where_no_position_moves_with_a_delete() {
+        let folder = tempfile::tempdir().unwrap();
+        let owner = Owner {
+            cluster_uuid: "c".into(),
+            tenant: "t".into(),
+            stream: None,
+        };
+        let store = DiskStore::open(folder.path(), &owner).unwrap();
+        let delete = Stored {
+            sequence: 20,
+            message_id: "delete".into(),
+        };
+        let stores = Stores {
+            memory: Memory {
+                checkpoints: Checkpoints::on_disk(store.clone()),
+                ledger: Some(Ledger::temporary().unwrap()),
+                registry: Arc::new(()),
+                log: Some(Arc::new(Acknowledged::new("S", Some(delete.clone())))),
+            },
+            gone: Waiting::default(),
+        };
+        stores.store(&[]).unwrap();
+        assert_eq!(store.newest().unwrap(), Some(delete));
     }
 }

@@ -201,16 +201,11 @@ impl Checkpoints {
                 });
             }
         }
-        if records.is_empty() {
-            Ok(())
-        } else {
-            match &self.0 {
-                Store::Disk(store) => store.step(&records, stored),
-                Store::Memory(_) => {
-                    let records: Vec<_> =
-                        records.into_iter().map(|s| (s.shard, s.record)).collect();
-                    self.put(&records)
-                }
+        match &self.0 {
+            Store::Disk(store) => store.step(&records, stored),
+            Store::Memory(_) => {
+                let records: Vec<_> = records.into_iter().map(|s| (s.shard, s.record)).collect();
+                self.put(&records)
             }
         }
     }
