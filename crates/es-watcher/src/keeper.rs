@@ -46,7 +46,7 @@ pub(crate) struct Keeper {
     positions: watch::Sender<Positions>,
     /// Deletes the log has; the ledger forgets them then and not before.
     gone: Waiting,
-    task: JoinHandle<()>,
+    task: Option<JoinHandle<Result<(), Fault>>>,
 }
 
 impl Keeper {
@@ -60,14 +60,18 @@ impl Keeper {
         Keeper {
             positions,
             gone,
-            task: tokio::spawn(stores.keep(changes, observer)),
+            task: Some(tokio::spawn(stores.keep(changes, observer))),
         }
     }
 
-    pub(crate) fn confirm(&self, mut position: Checkpoint) {
+    /// Takes a position. Fails with the reason why earlier ones cannot be stored, if they never can.
+    pub(crate) async fn confirm(&mut self, mut position: Checkpoint) -> Result<(), Fault> {
+        if let Some(ended) = self.task.take_if(|task| task.is_finished()) {
+            ended.await.map_err(Fault::fatal)??;
+        }
         let gone = position.gone.take();
         if position.position < 0 && gone.is_none() {
-            return;
+            return Ok(());
         }
         self.gone
             .lock()
@@ -78,13 +82,17 @@ impl Keeper {
                 positions.insert(Arc::clone(&position.shard), position);
             }
         });
+        Ok(())
     }
 
     /// Stores the last positions.
     pub(crate) async fn close(self) {
         drop(self.positions);
-        if let Err(panic) = self.task.await {
-            tracing::error!(%panic, "the last positions could not be stored");
+        let Some(task) = self.task else {
+            return; // why it ended was told
+        };
+        if let Err(fault) = task.await.map_err(Fault::fatal).flatten() {
+            tracing::error!(%fault, "the last positions could not be stored");
         }
     }
 }
@@ -96,13 +104,13 @@ struct Stores {
 }
 
 impl Stores {
-    /// Stores until nobody confirms any more. What cannot be stored is tried again: what is stored is
+    /// Stores until nobody confirms any more. What cannot be stored now is tried again: what is stored is
     /// older then, and a restart reads some changes and finds some deletes twice.
     async fn keep(
         self,
         mut confirmed: watch::Receiver<Positions>,
         observer: Arc<dyn SourceObserver>,
-    ) {
+    ) -> Result<(), Fault> {
         let mut backoff = Backoff::new(STORE_EVERY, STORE_AGAIN);
         let mut open = true;
         while open {
@@ -110,8 +118,7 @@ impl Stores {
             let newest: Vec<Checkpoint> = confirmed.borrow_and_update().values().cloned().collect();
             let stores = self.clone();
             let stored = tokio::task::spawn_blocking(move || stores.store(&newest)).await;
-            let stored = stored.unwrap_or_else(|panic| Err(Fault::retry(panic)));
-            let pause = match stored {
+            let pause = match stored.map_err(Fault::fatal).flatten() {
                 Ok(()) => {
                     if backoff.attempts() > 0 {
                         observer.recovered("checkpoint");
@@ -119,6 +126,7 @@ impl Stores {
                     }
                     STORE_EVERY
                 }
+                Err(fault @ Fault::Fatal(_)) => return Err(fault),
                 Err(fault) => {
                     let pause = backoff.next_delay();
                     observer.trouble("checkpoint", &fault, pause);
@@ -130,6 +138,7 @@ impl Stores {
                 tokio::time::sleep(pause).await;
             }
         }
+        Ok(())
     }
 
     fn store(&self, positions: &[Checkpoint]) -> Result<(), Fault> {
@@ -153,11 +162,11 @@ impl Stores {
         newest: Option<&Stored>,
     ) -> Result<(), Fault> {
         let stored = self.memory.checkpoints.commit(positions, newest);
-        stored.map_err(Fault::retry)?;
+        stored?;
         match &self.memory.ledger {
             Some(ledger) if !gone.is_empty() => {
                 let forgotten = ledger.forget(gone, newest.map(|newest| newest.sequence));
-                forgotten.map_err(Fault::retry)
+                Ok(forgotten?)
             }
             _ => Ok(()),
         }
@@ -166,8 +175,56 @@ impl Stores {
 
 #[cfg(test)]
 mod tests {
+    use model::IndexName;
+
     use super::*;
-    use crate::{DiskStore, Owner};
+    use crate::{DiskStore, Owner, checkpoint::CheckpointError, lmdb};
+
+    #[tokio::test]
+    async fn whoever_confirms_is_told_of_a_store_that_has_to_be_opened_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let owner = Owner {
+            cluster_uuid: "c".into(),
+            tenant: "t".into(),
+            stream: None,
+        };
+        let store = DiskStore::open(folder.path(), &owner).unwrap();
+        let newest = Stored {
+            sequence: 20,
+            message_id: "newest".into(),
+        };
+        let memory = Memory {
+            checkpoints: Checkpoints::on_disk(store),
+            ledger: None,
+            registry: Arc::new(()),
+            log: Some(Arc::new(Acknowledged::new("S", Some(newest)))),
+        };
+        let mut keeper = Keeper::start(memory, Arc::new(()));
+        lmdb::fail_headers(folder.path());
+        let index = IndexName::try_from("movies").unwrap();
+        let at = |position| Checkpoint {
+            position,
+            ..Checkpoint::none(&index)
+        };
+        let told = async {
+            for position in 0.. {
+                if let Err(fault) = keeper.confirm(at(position)).await {
+                    return fault;
+                }
+                tokio::task::yield_now().await;
+            }
+            unreachable!("there is always another position")
+        };
+        let told = tokio::time::timeout(Duration::from_secs(30), told).await;
+        let Ok(Fault::Fatal(cause)) = told else {
+            panic!("it should have been told, and for good");
+        };
+        let cause = cause.downcast_ref();
+        assert!(matches!(cause, Some(CheckpointError::Broken { .. })));
+        keeper.close().await;
+        // Opened anew it is whole, and takes positions again.
+        DiskStore::open(folder.path(), &owner).unwrap();
+    }
 
     #[test]
     fn the_newest_message_is_stored_even_where_no_position_moves_with_a_delete() {

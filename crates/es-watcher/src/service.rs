@@ -129,8 +129,9 @@ pub async fn run(
 
 /// Whether a store only has to be opened anew.
 fn is_broken(cause: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
-    let cause = cause.downcast_ref::<LedgerError>();
-    matches!(cause, Some(LedgerError::Broken { .. }))
+    let (ledger, checkpoints) = (cause.downcast_ref(), cause.downcast_ref());
+    matches!(ledger, Some(LedgerError::Broken { .. }))
+        || matches!(checkpoints, Some(CheckpointError::Broken { .. }))
 }
 
 /// A watcher that holds its lease.

@@ -209,7 +209,6 @@ impl ChangeSource for SearchSource {
     }
 
     async fn confirm(&mut self, position: Checkpoint) -> Result<(), Fault> {
-        self.keeper.confirm(position);
-        Ok(())
+        self.keeper.confirm(position).await
     }
 }

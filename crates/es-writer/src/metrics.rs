@@ -5,7 +5,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use model::{Batch, Change, IndexName};
@@ -172,7 +172,12 @@ impl WriterMetrics {
 
     /// Says which documents somebody else has written.
     fn judge(&self) {
-        for (told, stranger) in self.strangers.caught_up().into_iter().enumerate() {
+        for (told, stranger) in self
+            .strangers
+            .caught_up(Instant::now())
+            .into_iter()
+            .enumerate()
+        {
             let label = IndexLabel {
                 index: stranger.index.to_string(),
             };
@@ -220,11 +225,11 @@ impl Observer for WriterMetrics {
     fn settled(&self, batch: &Batch, change: &Change, outcome: &Outcome) {
         let hot = self.hot(&batch.index);
         match outcome {
-            Outcome::Superseded(held) => self.strangers.lost(&batch.index, change, *held),
-            Outcome::Applied | Outcome::AlreadyApplied => {
-                self.strangers.written(&batch.index, change);
+            Outcome::Superseded(held) => self.strangers.lost(batch, change, *held),
+            Outcome::Applied | Outcome::AlreadyApplied | Outcome::Refused(_) => {
+                self.strangers.settled(batch, change);
             }
-            Outcome::Refused(_) | Outcome::Retry(_) => {}
+            Outcome::Retry(_) => {}
         }
         match outcome {
             Outcome::Applied => {

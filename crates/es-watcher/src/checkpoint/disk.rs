@@ -24,7 +24,7 @@ use super::{
     CheckpointError, Record, ShardKey, Step,
     trail::{self, Trail},
 };
-use crate::lmdb::{self, OpenError, pages};
+use crate::lmdb::{self, CommitError, OpenError, pages};
 
 /// The layout this build reads and writes.
 const LAYOUT: u32 = 1;
@@ -131,11 +131,11 @@ impl DiskStore {
     }
 
     pub(super) fn get(&self, shard: &ShardKey) -> Result<Option<Record>, CheckpointError> {
-        let txn = self.env.read_txn().map_err(|e| self.damaged(e))?;
+        let txn = self.env.read_txn().map_err(|e| self.unreadable(e))?;
         let value = self
             .shards
             .get(&txn, &key(shard))
-            .map_err(|e| self.damaged(e))?;
+            .map_err(|e| self.unreadable(e))?;
         value.map(|value| self.unseal(value)).transpose()
     }
 
@@ -153,7 +153,7 @@ impl DiskStore {
     /// # Errors
     /// When the store cannot be read.
     pub fn newest(&self) -> Result<Option<Stored>, CheckpointError> {
-        let txn = self.env.read_txn().map_err(|e| self.damaged(e))?;
+        let txn = self.env.read_txn().map_err(|e| self.unreadable(e))?;
         self.special(&txn, NEWEST_KEY)
     }
 
@@ -190,7 +190,7 @@ impl DiskStore {
     /// When the store cannot be read or written.
     pub fn take_back(&self, upto: u64) -> Result<usize, CheckpointError> {
         let trimmed: Option<u64> = {
-            let txn = self.env.read_txn().map_err(|e| self.damaged(e))?;
+            let txn = self.env.read_txn().map_err(|e| self.unreadable(e))?;
             self.special(&txn, TRIMMED_KEY)?
         };
         let mut taken = HashSet::new();
@@ -223,15 +223,15 @@ impl DiskStore {
         &self,
         index: &IndexName,
     ) -> Result<Vec<(u32, Record)>, CheckpointError> {
-        let txn = self.env.read_txn().map_err(|e| self.damaged(e))?;
+        let txn = self.env.read_txn().map_err(|e| self.unreadable(e))?;
         let prefix = format!("shard\0{index}\0");
         let found = self
             .shards
             .prefix_iter(&txn, &prefix)
-            .map_err(|e| self.damaged(e))?;
+            .map_err(|e| self.unreadable(e))?;
         found
             .map(|entry| {
-                let (key, value) = entry.map_err(|e| self.damaged(e))?;
+                let (key, value) = entry.map_err(|e| self.unreadable(e))?;
                 let number = key[prefix.len()..].parse().map_err(|e| self.damaged(e))?;
                 Ok((number, self.unseal(value)?))
             })
@@ -242,22 +242,21 @@ impl DiskStore {
         &self,
         change: impl FnOnce(&mut heed::RwTxn) -> Result<(), heed::Error>,
     ) -> Result<(), CheckpointError> {
-        let write = || {
-            let mut txn = self.env.write_txn()?;
-            change(&mut txn)?;
-            txn.commit()
-        };
-        write().map_err(|error| CheckpointError::Write {
-            path: self.path.clone(),
-            reason: error.to_string(),
+        let path = || self.path.clone();
+        lmdb::commit(&self.env, change).map_err(|error| match error {
+            CommitError::Write(reason) => CheckpointError::Write {
+                path: path(),
+                reason,
+            },
+            CommitError::Broken => CheckpointError::Broken { path: path() },
         })
     }
 
     /// Reads everything once.
     fn check_values(&self) -> Result<(), CheckpointError> {
-        let txn = self.env.read_txn().map_err(|e| self.damaged(e))?;
-        for entry in self.shards.iter(&txn).map_err(|e| self.damaged(e))? {
-            let (key, value) = entry.map_err(|e| self.damaged(e))?;
+        let txn = self.env.read_txn().map_err(|e| self.unreadable(e))?;
+        for entry in self.shards.iter(&txn).map_err(|e| self.unreadable(e))? {
+            let (key, value) = entry.map_err(|e| self.unreadable(e))?;
             if key.starts_with("shard\0") {
                 self.unseal::<Record>(value)?;
             }
@@ -268,7 +267,7 @@ impl DiskStore {
     /// Takes a new store for `owner`, or checks that an old one is the owner's.
     fn claim(&self, owner: &Owner) -> Result<(), CheckpointError> {
         let header = {
-            let txn = self.env.read_txn().map_err(|e| self.damaged(e))?;
+            let txn = self.env.read_txn().map_err(|e| self.unreadable(e))?;
             self.special::<Header>(&txn, OWNER_KEY)?
         };
         let Some(Header {
@@ -333,10 +332,10 @@ impl DiskStore {
 
     /// All records, with nothing read.
     fn rewound(&self) -> Result<Vec<(String, Vec<u8>)>, CheckpointError> {
-        let txn = self.env.read_txn().map_err(|e| self.damaged(e))?;
+        let txn = self.env.read_txn().map_err(|e| self.unreadable(e))?;
         let found = self.shards.prefix_iter(&txn, "shard\0");
-        let records = found.map_err(|e| self.damaged(e))?.map(|entry| {
-            let (key, value) = entry.map_err(|e| self.damaged(e))?;
+        let records = found.map_err(|e| self.unreadable(e))?.map(|entry| {
+            let (key, value) = entry.map_err(|e| self.unreadable(e))?;
             let record = Record {
                 position: -1,
                 ..self.unseal(value)?
@@ -352,12 +351,21 @@ impl DiskStore {
         txn: &RoTxn,
         key: &str,
     ) -> Result<Option<T>, CheckpointError> {
-        let value = self.shards.get(txn, key).map_err(|e| self.damaged(e))?;
+        let value = self.shards.get(txn, key).map_err(|e| self.unreadable(e))?;
         value.map(|value| self.unseal(value)).transpose()
     }
 
     fn unseal<T: DeserializeOwned>(&self, value: &[u8]) -> Result<T, CheckpointError> {
         unseal(value).map_err(|reason| self.damaged(reason))
+    }
+
+    fn unreadable(&self, error: heed::Error) -> CheckpointError {
+        match lmdb::has_to_be_opened_anew(&error) {
+            true => CheckpointError::Broken {
+                path: self.path.clone(),
+            },
+            false => self.damaged(error),
+        }
     }
 
     fn damaged(&self, reason: impl ToString) -> CheckpointError {

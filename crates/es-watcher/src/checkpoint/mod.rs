@@ -303,6 +303,14 @@ pub enum CheckpointError {
         /// What the system said.
         reason: String,
     },
+    /// A write has failed in its last step: until it is opened anew, LMDB takes no other.
+    #[error(
+        "the checkpoint store {path:?} was being written when its disk failed, and is opened anew"
+    )]
+    Broken {
+        /// The folder.
+        path: PathBuf,
+    },
     /// No epoch is left.
     #[error(transparent)]
     Epoch(#[from] VersionError),

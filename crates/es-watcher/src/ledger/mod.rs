@@ -5,15 +5,26 @@
 //! entries for it, unless a document was deleted, or changed since. `capture/deletes.rs` compares.
 //!
 //! ```text
-//! seen    hash of id -> sequence number    where a document stands now
-//! ids     sequence number -> ids, routing  what to look up when a block differs
-//! blocks  block -> how many entries        what is compared
-//! trail   what was forgotten lately        in case the log loses the delete
+//! journal                              what was entered lately; durable at once
+//!    │ some ten thousand together
+//!    ▼
+//! places   hash of id -> number        where a document stands now
+//! rows     number -> ids, routing      what to look up when a block differs
+//! blocks   block -> how many stand     what is compared
+//! trail    message -> documents        what was forgotten lately, in case the log loses the delete
 //! ```
 //!
 //! An entry is durable before its document is published ([`stage`]), and goes only after the log
 //! has the delete: whatever dies in between, the document is still known.
 
+mod blocks;
+mod document;
+mod entered;
+mod forget;
+mod journal;
+mod look;
+mod places;
+mod rows;
 mod stage;
 mod store;
 mod trail;
@@ -30,6 +41,9 @@ pub use store::Ledger;
 /// How many sequence numbers are counted together, as a power of two. Smaller blocks mean more to
 /// count, larger ones more to read when one differs.
 const BLOCK_BITS: u32 = 8;
+/// Bits of a sequence number; the rest of a key is the book.
+const SEQ_NO_BITS: u32 = 44;
+const SEQ_NO: u64 = (1 << SEQ_NO_BITS) - 1;
 
 /// The part of a ledger that belongs to one history of one shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -103,6 +117,20 @@ pub(crate) fn numbers_of(block: u64) -> std::ops::RangeInclusive<u64> {
 /// How many sequence numbers a block has.
 pub(crate) const BLOCK: u64 = 1 << BLOCK_BITS;
 
+/// The key of a sequence number, a block or a row of a book. Big-endian, so that neighbours are neighbours.
+fn key_of(book: Book, number: u64) -> [u8; 8] {
+    (u64::from(book.0) << SEQ_NO_BITS | number.min(SEQ_NO)).to_be_bytes()
+}
+
+/// The sequence number, block or row of such a key.
+fn number_of(key: &[u8]) -> u64 {
+    word(key) & SEQ_NO
+}
+
+fn word(bytes: &[u8]) -> u64 {
+    bytes.try_into().map_or(0, u64::from_be_bytes)
+}
+
 /// Under what name a book is kept.
 pub(crate) fn title(shard: &ShardKey, history: &History) -> String {
     format!(
@@ -147,9 +175,7 @@ pub enum LedgerError {
         reason: String,
     },
     /// A write has failed in its last step: until it is opened anew, LMDB takes no other.
-    #[error(
-        "the ledger {path:?} was being written when its disk failed, and has to be opened anew: start es-watcher again"
-    )]
+    #[error("the ledger {path:?} was being written when its disk failed, and is opened anew")]
     Broken {
         /// The folder.
         path: PathBuf,

@@ -9,7 +9,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Book, Ledger, LedgerError, store::Page};
+use super::{Book, Ledger, LedgerError, entered::Page};
 use crate::{Checkpoint, source::SourceObserver};
 
 /// How many pages are entered in one commit, if so many wait.
@@ -98,7 +98,8 @@ async fn enter(
     mut noted: Vec<Noted>,
     observer: &dyn SourceObserver,
 ) -> Result<Vec<Noted>, Fault> {
-    if !noted.iter().any(|one| matches!(one, Noted::Page { .. })) {
+    let is_waited_for = noted.iter().any(|one| matches!(one, Noted::Barrier(_)));
+    if !is_waited_for && !noted.iter().any(|one| matches!(one, Noted::Page { .. })) {
         return Ok(noted);
     }
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
@@ -106,7 +107,12 @@ async fn enter(
         let to = ledger.clone();
         let work = tokio::task::spawn_blocking(move || {
             let entered = to.enter(noted.iter().filter_map(page));
-            (noted, entered)
+            // Whoever waits is about to look into the tables, and should not be who fills them.
+            let settled = match is_waited_for {
+                true => entered.and_then(|()| to.settle()),
+                false => entered,
+            };
+            (noted, settled)
         });
         let (back, entered) = work.await.map_err(Fault::fatal)?;
         noted = back;

@@ -8,7 +8,7 @@ pub(crate) mod pages;
 
 use std::{fs, io, path::Path};
 
-use heed::{Env, EnvFlags, EnvOpenOptions};
+use heed::{Env, EnvFlags, EnvOpenOptions, RwTxn};
 
 /// Address space, not disk: the file grows as needed.
 const MAP_BYTES: usize = 1 << 40;
@@ -32,6 +32,37 @@ impl From<heed::Error> for OpenError {
             error => OpenError::Damaged(error.to_string()),
         }
     }
+}
+
+/// Why a commit failed.
+#[derive(Debug)]
+pub(crate) enum CommitError {
+    /// Nothing was written; it may be tried again.
+    Write(String),
+    /// The disk failed in the last step, so that LMDB does not know what it holds: it takes no other
+    /// commit until the file is opened anew.
+    Broken,
+}
+
+/// Changes the tables of an environment: all of it, or nothing.
+pub(crate) fn commit(
+    env: &Env,
+    change: impl FnOnce(&mut RwTxn) -> Result<(), heed::Error>,
+) -> Result<(), CommitError> {
+    let commit = || {
+        let mut txn = env.write_txn()?;
+        change(&mut txn)?;
+        txn.commit()
+    };
+    commit().map_err(|error| match has_to_be_opened_anew(&error) {
+        true => CommitError::Broken,
+        false => CommitError::Write(error.to_string()),
+    })
+}
+
+/// Whether LMDB does not know any more what its file holds, and refuses even to read it.
+pub(crate) fn has_to_be_opened_anew(error: &heed::Error) -> bool {
+    matches!(error, heed::Error::Mdb(heed::MdbError::Panic))
 }
 
 /// Opens the environment in `folder`, or creates it. No other process may have it open: the caller
@@ -82,4 +113,37 @@ fn check_length(env: &Env) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// Lets this process write the data of the file in `folder` and no longer its headers, as a disk that
+/// fails in the last step of a commit.
+#[cfg(test)]
+#[allow(
+    unsafe_code,
+    reason = "LMDB's own descriptor is exchanged for one that cannot be written"
+)]
+pub(crate) fn fail_headers(folder: &Path) {
+    use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+
+    let file = folder.join(FILE).canonicalize().unwrap();
+    let name = |entry: fs::DirEntry| entry.file_name().into_string().unwrap();
+    let mut open = fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .map(|entry| name(entry.unwrap()));
+    // LMDB writes its headers through a descriptor that syncs each write.
+    let is_it = |number: &String| {
+        let target = fs::read_link(format!("/proc/self/fd/{number}"));
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap_or_default();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
+        target.is_ok_and(|target| target == file)
+            && flags.is_some_and(|flags| flags & nix::libc::O_DSYNC != 0)
+    };
+    let of_headers: i32 = open.find(is_it).unwrap().parse().unwrap();
+    let readable = fs::File::open(&file).unwrap();
+    assert_ne!(readable.as_raw_fd(), of_headers);
+    // SAFETY: the descriptor is open, and is handed back to LMDB under its number.
+    let mut exchanged = unsafe { OwnedFd::from_raw_fd(of_headers) };
+    nix::unistd::dup2(&readable, &mut exchanged).unwrap();
+    assert_eq!(exchanged.into_raw_fd(), of_headers);
 }

@@ -140,10 +140,12 @@ async fn a_version_that_somebody_else_wrote_at_the_target_is_said_and_a_repetiti
             == 0.0
     );
 
-    let (by_hand, version) = (serde_json::json!({ "by": "hand" }), 1_000_000);
+    // 150 operations so far: the next ones are below this version, and then the shard comes past it.
+    let (by_hand, version) = (serde_json::json!({ "by": "hand" }), 160);
     let path = format!("/{index}/_doc/7?version={version}&version_type=external");
     target.http().put_json(&path, &by_hand).await?;
     corpus::index_numbers(&source.http(), &index, 5..10, 2).await?;
+    corpus::index_numbers(&source.http(), &index, 20..60, 3).await?;
     writer
         .says(&["somebody else has written", "\"7\"", "verify --repair"])
         .await?;
