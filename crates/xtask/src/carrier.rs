@@ -23,18 +23,21 @@ pub(crate) struct Carrier {
 }
 
 impl Carrier {
-    /// Starts both; they are ready.
+    /// Starts both, the watcher with some flags more; they are ready.
     pub(crate) async fn start(
         program: &Program,
         source: &str,
         nats: &str,
         target: &str,
         indices: &str,
+        of_the_watcher: &[&str],
     ) -> Result<Carrier> {
         let began = Instant::now();
         Ok(Carrier {
             began,
-            watcher: program.watcher(source, nats, indices, &[]).await?,
+            watcher: program
+                .watcher(source, nats, indices, of_the_watcher)
+                .await?,
             writer: program.writer(target, nats).await?,
         })
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use testkit::Http;
@@ -15,8 +15,8 @@ use crate::indices::{CHANGED, Index};
 const TICK: Duration = Duration::from_millis(10);
 /// One change of so many makes a document that is deleted later, and one deletes such a document …
 const PASSING: u64 = 20;
-/// … so many changes later.
-const LIFETIME: u64 = 1000;
+/// … so many seconds later, when it has long arrived.
+const LIFETIME: u32 = 4;
 /// How many changes are asked about at a time.
 const ASKED: usize = 200;
 /// How long a change may take.
@@ -27,8 +27,15 @@ const LOST_AFTER: Duration = Duration::from_secs(60);
 pub(crate) struct Sample {
     index: &'static str,
     id: String,
-    number: u64,
+    what: What,
     acknowledged: Instant,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum What {
+    /// By the change of this number.
+    Written(u64),
+    Deleted,
 }
 
 /// Changes documents of some indices, whose ids are the numbers from 1.
@@ -66,7 +73,8 @@ impl Changer {
     }
 
     /// Changes so many documents a second until `end` is ready: nearly half are updated in part, nearly half are new, and
-    /// one in twenty is deleted. One change of every bulk goes to `samples`, never of a document that is deleted later.
+    /// one in twenty is deleted. One change of every bulk goes to `samples`, never of a document that is deleted later,
+    /// and every delete.
     pub(crate) async fn run(
         &mut self,
         per_second: u32,
@@ -86,28 +94,31 @@ impl Changer {
                 () = &mut end => break,
                 _ = ticks.tick() => {}
             }
-            let sample = self.bulk(per_bulk).await?;
+            let made = self.bulk(per_bulk, per_second * LIFETIME).await?;
             changed.changes += per_bulk;
-            if let Some((samples, sample)) = samples.as_ref().zip(sample) {
-                samples
-                    .send(sample)
-                    .await
-                    .context("nobody looks for the changes any more")?;
+            if let Some(samples) = &samples {
+                for sample in made {
+                    let taken = samples.send(sample).await;
+                    taken.context("nobody looks for the changes any more")?;
+                }
             }
         }
         changed.elapsed = began.elapsed();
         Ok(changed)
     }
 
-    /// Sends a bulk and returns one of its changes that can be looked for.
-    async fn bulk(&mut self, changes: u64) -> Result<Option<Sample>> {
+    /// Sends a bulk and returns what of it is looked for.
+    async fn bulk(&mut self, changes: u64, lifetime: u32) -> Result<Vec<Sample>> {
         let mut body = String::new();
         let mut picks = Vec::new();
+        let mut deleted = Vec::new();
         for _ in 0..changes {
             self.number += 1;
             let number = self.number;
             if number.is_multiple_of(PASSING / 2) {
-                body.push_str(&self.passing(number));
+                let (line, gone) = self.passing(number, u64::from(lifetime));
+                body.push_str(&line);
+                deleted.extend(gone);
                 continue;
             }
             let (index, documents) = self.places[self.dice.usize(..self.places.len())];
@@ -131,29 +142,36 @@ impl Changer {
             .post_ndjson("/_bulk?filter_path=errors,items.*.error", body)
             .await?;
         let acknowledged = Instant::now();
-        if picks.is_empty() {
-            return Ok(None);
+        let mut made = deleted;
+        if !picks.is_empty() {
+            let (index, id, number) = picks.swap_remove(self.dice.usize(..picks.len()));
+            made.push((index, id, What::Written(number)));
         }
-        let (index, id, number) = picks.swap_remove(self.dice.usize(..picks.len()));
-        Ok(Some(Sample {
+        let samples = made.into_iter().map(|(index, id, what)| Sample {
             index,
             id,
-            number,
+            what,
             acknowledged,
-        }))
+        });
+        Ok(samples.collect())
     }
 
     /// Makes a document that is to be deleted, or deletes the one made a lifetime ago.
-    fn passing(&self, number: u64) -> String {
+    fn passing(
+        &self,
+        number: u64,
+        lifetime: u64,
+    ) -> (String, Option<(&'static str, String, What)>) {
         let index = self.places[0].0.name();
         if number.is_multiple_of(PASSING) {
             let id = format!("passing-{number}");
             let action = json!({ "index": { "_index": index, "_id": id } });
-            return format!("{action}\n{{\"{CHANGED}\":{number}}}\n");
+            return (format!("{action}\n{{\"{CHANGED}\":{number}}}\n"), None);
         }
-        let born = number.saturating_sub(PASSING / 2 + LIFETIME);
+        let born = number.saturating_sub(PASSING / 2 + lifetime.next_multiple_of(PASSING));
         let id = format!("passing-{born}");
-        format!("{}\n", json!({ "delete": { "_index": index, "_id": id } }))
+        let line = format!("{}\n", json!({ "delete": { "_index": index, "_id": id } }));
+        (line, (born > 0).then_some((index, id, What::Deleted)))
     }
 }
 
@@ -161,7 +179,22 @@ impl Changer {
 #[derive(Debug)]
 pub(crate) struct Lag(Histogram<u64>);
 
+/// How long documents took, and how long deletes.
+#[derive(Debug)]
+pub(crate) struct Lags {
+    pub(crate) documents: Lag,
+    #[cfg_attr(
+        not(feature = "bench"),
+        allow(dead_code, reason = "the demo shows documents")
+    )]
+    pub(crate) deletes: Lag,
+}
+
 impl Lag {
+    fn new() -> Result<Lag> {
+        Ok(Lag(Histogram::new_with_bounds(1, 120_000_000, 3)?))
+    }
+
     /// The time that so many per cent of the changes stayed within.
     pub(crate) fn percentile(&self, percent: f64) -> Duration {
         Duration::from_micros(self.0.value_at_percentile(percent))
@@ -182,14 +215,17 @@ impl Lag {
 /// Looks for changes at the target, by realtime get, until all have come and no more will.
 ///
 /// A change counts as arrived when an answer with it is here, so each figure has one `_mget` too much in it.
-pub(crate) async fn look_for(target: &Http, mut samples: mpsc::Receiver<Sample>) -> Result<Lag> {
-    let mut lag = Histogram::new_with_bounds(1, 120_000_000, 3)?;
+pub(crate) async fn look_for(target: &Http, mut samples: mpsc::Receiver<Sample>) -> Result<Lags> {
+    let mut lags = Lags {
+        documents: Lag::new()?,
+        deletes: Lag::new()?,
+    };
     let mut pending: Vec<Sample> = Vec::new();
     loop {
         if pending.is_empty() {
             match samples.recv().await {
                 Some(sample) => pending.push(sample),
-                None => return Ok(Lag(lag)),
+                None => return Ok(lags),
             }
         }
         while let Ok(sample) = samples.try_recv() {
@@ -198,12 +234,22 @@ pub(crate) async fn look_for(target: &Http, mut samples: mpsc::Receiver<Sample>)
         let asked: Vec<Sample> = pending.drain(..pending.len().min(ASKED)).collect();
         let held = held(target, &asked).await?;
         let now = Instant::now();
+        let mut still = Vec::new();
         for (sample, held) in asked.into_iter().zip(held) {
             let waited = now - sample.acknowledged;
-            if held.is_some_and(|number| number >= sample.number) {
-                lag.saturating_record(waited.as_micros() as u64);
-                continue;
-            }
+            let arrived = match (sample.what, held) {
+                (What::Written(number), Held::Written(held)) if held >= number => {
+                    &mut lags.documents
+                }
+                (What::Deleted, Held::Nothing) => &mut lags.deletes,
+                _ => {
+                    still.push((sample, waited));
+                    continue;
+                }
+            };
+            arrived.0.saturating_record(waited.as_micros() as u64);
+        }
+        for (sample, waited) in still {
             ensure!(
                 waited < LOST_AFTER,
                 "a change of {} in {} has not arrived after {waited:?}",
@@ -216,8 +262,14 @@ pub(crate) async fn look_for(target: &Http, mut samples: mpsc::Receiver<Sample>)
     }
 }
 
-/// By which change each document was written last, as far as the target has it.
-async fn held(target: &Http, samples: &[Sample]) -> Result<Vec<Option<u64>>> {
+/// What the target has of a document.
+enum Held {
+    Nothing,
+    /// By the change of this number; 0 is none of ours.
+    Written(u64),
+}
+
+async fn held(target: &Http, samples: &[Sample]) -> Result<Vec<Held>> {
     let asked: Vec<Value> = samples
         .iter()
         .map(|sample| json!({ "_index": sample.index, "_id": sample.id, "_source": [CHANGED] }))
@@ -228,8 +280,14 @@ async fn held(target: &Http, samples: &[Sample]) -> Result<Vec<Option<u64>>> {
     let documents = answer["docs"]
         .as_array()
         .context("_mget without documents")?;
-    let numbers = documents
+    let held = documents
         .iter()
-        .map(|document| document["_source"][CHANGED].as_u64());
-    Ok(numbers.collect())
+        .map(|document| match document["found"].as_bool() {
+            Some(false) => Ok(Held::Nothing),
+            Some(true) => Ok(Held::Written(
+                document["_source"][CHANGED].as_u64().unwrap_or(0),
+            )),
+            None => bail!("_mget says nothing of a document: {document}"),
+        });
+    held.collect()
 }

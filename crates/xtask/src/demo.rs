@@ -155,7 +155,7 @@ async fn start(program: &Program, servers: Servers, steps: &Steps) -> Result<Run
     let step = steps.begin("starting es-watcher and es-writer", None);
     let (source, target) = (servers.source.url(), servers.target.url());
     let nats = servers.nats.url();
-    let carrier = Carrier::start(program, &source, &nats, &target, &names()).await?;
+    let carrier = Carrier::start(program, &source, &nats, &target, &names(), &[]).await?;
     step.done(steps, "they are ready");
     Ok(Running {
         carrier,
@@ -225,13 +225,13 @@ impl Running {
         let (samples, arriving) = mpsc::channel(10_000);
         let target = self.servers.target.http();
         let end = tokio::time::sleep(FOLLOW);
-        let (changed, lag) = tokio::try_join!(
+        let (changed, lags) = tokio::try_join!(
             changer.run(CHANGES_PER_SECOND, Some(samples), end),
             look_for(&target, arriving),
         )?;
-        let (changes, samples) = (changed.changes, lag.samples());
+        let (changes, samples) = (changed.changes, lags.documents.samples());
         step.done(steps, &format!("{changes} changes, {samples} looked for"));
-        Ok(lag)
+        Ok(lags.documents)
     }
 
     fn show(&self) {

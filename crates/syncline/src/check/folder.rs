@@ -157,6 +157,7 @@ fn of(path: &Path, error: CheckpointError) -> CheckpointError {
             expected,
         },
         CheckpointError::Write { reason, .. } => CheckpointError::Write { path, reason },
+        CheckpointError::Broken { .. } => CheckpointError::Broken { path },
         error @ CheckpointError::Epoch(_) => error,
     }
 }
