@@ -9,6 +9,8 @@ mod bare;
 #[cfg(feature = "bench")]
 mod copy;
 #[cfg(feature = "bench")]
+mod deletes;
+#[cfg(feature = "bench")]
 mod lag;
 #[cfg(feature = "bench")]
 mod memory;
@@ -51,8 +53,10 @@ enum Benchmark {
     Memory,
     /// Into JetStream and out of it.
     Stream,
-    /// From the source's acknowledgment to the target, at 1,000 changes a second.
+    /// From the source's acknowledgment to the target, at 2,000 changes a second.
     Lag,
+    /// Finding 100 deletes among 1,000,000 and 10,000,000 documents.
+    Deletes,
     /// What watching costs the source's processor.
     SourceCost,
     /// `verify` of 1,000,000 equal documents by content and by version, beside a bare scroll over one side.
@@ -88,6 +92,7 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
             Benchmark::Memory => memory::run(&context).await?,
             Benchmark::Stream => stream::run(&context).await?,
             Benchmark::Lag => lag::run(&context).await?,
+            Benchmark::Deletes => deletes::run(&context).await?,
             Benchmark::SourceCost => source_cost::run(&context).await?,
             Benchmark::Verify => verify::run(&context).await?,
         }

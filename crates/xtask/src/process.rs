@@ -70,6 +70,12 @@ impl Process {
         })
     }
 
+    /// Its number in the system.
+    #[cfg(feature = "bench")]
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its name in tables.
     pub(crate) fn name(&self) -> &str {
         &self.name

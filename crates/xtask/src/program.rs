@@ -127,8 +127,13 @@ impl Service {
         &self.address
     }
 
-    /// The sum of a metric over all labels; 0 when there is none of it yet.
+    /// The sum of a metric that counts over all labels; 0 when there is none of it yet.
     pub(crate) async fn metric(&self, name: &str) -> Result<u64> {
+        Ok(self.value(name).await? as u64)
+    }
+
+    /// The sum of a metric over all labels.
+    pub(crate) async fn value(&self, name: &str) -> Result<f64> {
         let text = self.admin.get_json("/metrics").await?;
         let text = text.as_str().unwrap_or_default();
         let values = text.lines().filter_map(|line| {
@@ -136,7 +141,7 @@ impl Service {
             let key = key.split('{').next()?;
             (key == name).then(|| value.parse::<f64>().ok())?
         });
-        Ok(values.sum::<f64>() as u64)
+        Ok(values.sum::<f64>())
     }
 
     async fn wait_until_ready(&mut self) -> Result<()> {
