@@ -54,6 +54,10 @@ pub struct Args {
         value_name = "SIZE"
     )]
     pub in_flight_bytes: ByteSize,
+    /// Let the number of replicas follow the source, too; else a new index gets the source's, and it is
+    /// yours from then on.
+    #[arg(long, env = "FOLLOW_REPLICAS")]
+    pub follow_replicas: bool,
     /// How long the others wait when the active reader falls silent; a bulk may not take longer.
     #[arg(long, env = "LEASE", default_value = "15s", value_name = "DURATION")]
     pub lease: Millis,

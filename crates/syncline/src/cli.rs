@@ -6,7 +6,7 @@ use clap::{Args, Command, FromArgMatches};
 use config::{Resolved, Resolver};
 use runtime::exit::Exit;
 
-use crate::{check, dlq, explain, program, readers, reference, sync, up, verify};
+use crate::{check, dlq, explain, metadata, program, readers, reference, sync, up, verify};
 
 /// The sections a configuration file may have: one for each command that runs for long.
 pub(crate) const SECTIONS: &[&str] = &[
@@ -16,6 +16,7 @@ pub(crate) const SECTIONS: &[&str] = &[
     "up",
     "sync",
     "verify",
+    "metadata",
 ];
 
 /// A command of the program.
@@ -47,6 +48,11 @@ const COMMANDS: &[Entry] = &[
         run: |name, argv| {
             start::<check::Args>(name, argv, |args| program::command(check::run(args)))
         },
+    },
+    Entry {
+        name: "metadata",
+        about: "Carries templates from one cluster to another, and says what differs",
+        run: |name, argv| start::<metadata::Args>(name, argv, metadata::start),
     },
     Entry {
         name: "readers",
@@ -153,6 +159,7 @@ pub(crate) fn with_ports(name: &str, command: Command) -> Command {
         "es-writer" => "127.0.0.1:8082",
         "up" => "127.0.0.1:8083",
         "verify" => "127.0.0.1:8084",
+        "metadata" => "127.0.0.1:8085",
         _ => return command,
     };
     command.mut_arg("admin_listen", |arg| arg.default_value(port))

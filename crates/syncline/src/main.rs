@@ -5,6 +5,7 @@ mod check;
 mod cli;
 mod dlq;
 mod explain;
+mod metadata;
 mod plan;
 mod program;
 mod progress;

@@ -5,7 +5,7 @@ use std::{fmt::Write, process::ExitCode};
 use clap::{Args, Command};
 
 use crate::{
-    check, cli, dlq, explain,
+    check, cli, dlq, explain, metadata,
     program::Service,
     readers, sync,
     up::{self, NatsServerArgs},
@@ -41,6 +41,7 @@ fn page() -> String {
     section::<sync::Args>(&mut page, "sync");
     section::<up::Args>(&mut page, "up");
     section::<verify::Args>(&mut page, "verify");
+    section::<metadata::Args>(&mut page, "metadata");
     section::<check::Args>(&mut page, "check");
     section::<readers::Args>(&mut page, "readers");
     section::<dlq::Args>(&mut page, "dlq");

@@ -14,7 +14,7 @@
 
 use bytes::{Bytes, BytesMut};
 use model::{Action, Change, Document, Epoch, Version, wire};
-use search::{Error, Found, Item, Outcome, retry};
+use search::{Error, Found, Item, Mark, Outcome, retry};
 
 use crate::{
     VerifyError,
@@ -58,8 +58,9 @@ pub(crate) async fn create(source: &SideIndex, target: &SideIndex) -> Result<(),
     let definition = source
         .patiently(|| source.client.definition(&source.name))
         .await?;
+    let mark = Mark::default();
     let created = target
-        .patiently(|| target.client.create_index(&target.name, &definition))
+        .patiently(|| target.client.create_index(&target.name, &definition, &mark))
         .await?;
     if created.outcome == Outcome::Created {
         tracing::info!(index = %target.name, like = %definition.product, "created index");

@@ -19,6 +19,7 @@ mod restart;
 mod services;
 mod stream;
 mod sync;
+mod templates;
 mod up;
 mod verify;
 
