@@ -13,6 +13,7 @@ mod ledger;
 mod lineage;
 mod lmdb;
 mod metrics;
+mod resync;
 mod service;
 mod source;
 
@@ -25,6 +26,7 @@ pub use keeper::Memory;
 pub use ledger::{Ledger, LedgerError};
 pub use lineage::Registry;
 pub use metrics::WatcherMetrics;
+pub use resync::Requests;
 pub use service::{ServiceError, run};
 pub use source::{
     Deletes, DeletesError, SearchSource, SourceObserver, SourceOptions, SourceRefresh,

@@ -7,7 +7,7 @@ use std::{
 
 use ::config::Rate;
 use bus::{
-    Bus, Ending, JetStreamSink, Lease, LeaseOptions, Lineages, Role, SinkOptions, Stored,
+    Bus, Ending, JetStreamSink, Lease, LeaseOptions, Lineages, Resyncs, Role, SinkOptions, Stored,
     StreamSpec, stream, until_answered,
 };
 use model::Root;
@@ -21,7 +21,7 @@ use search::{ArgsError, Client};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Args, CheckpointError, Checkpoints, DiskStore, Ledger, LedgerError, Memory, Owner,
+    Args, CheckpointError, Checkpoints, DiskStore, Ledger, LedgerError, Memory, Owner, Requests,
     SearchSource, SourceOptions, WatcherMetrics, lineage::Bucket,
 };
 
@@ -202,6 +202,14 @@ impl Watcher<'_> {
             return Ok(Ended::Stopped);
         };
         let bucket = Bucket::new(lineages);
+        let (stream, tenant) = (&self.args.stream, &self.args.tenant);
+        let opened = until_answered(self.shutdown, || {
+            Resyncs::open(&self.bus, stream, tenant, replicas)
+        });
+        let Some(resyncs) = opened.await? else {
+            return Ok(Ended::Stopped);
+        };
+        let requests = Requests::default();
         let mut sink = JetStreamSink::new(&self.bus, self.sink_options(newest));
         let acknowledged = sink.acknowledged();
         let memory = Memory {
@@ -209,6 +217,7 @@ impl Watcher<'_> {
             ledger,
             registry: Arc::new(bucket.clone()),
             log: Some(Arc::clone(&acknowledged)),
+            requests: requests.clone(),
         };
         let mut source = SearchSource::start(
             self.client.clone(),
@@ -216,12 +225,14 @@ impl Watcher<'_> {
             memory,
             Arc::clone(&self.observer) as _,
         );
+        let name = self.args.name();
         let (window, observer) = (PublishOptions::default(), self.observer.as_ref());
         let publishing = publish(&mut source, &mut sink, &window, observer, self.shutdown);
         let ended = tokio::select! {
             biased;
             error = acknowledged.lost(&self.bus) => Ok(Ended::LostEnd(error)),
             history = bucket.raised() => Ok(Ended::Outdated(history)),
+            () = requests.attend(&resyncs, &name) => Ok(Ended::Stopped),
             ended = publishing => ended.map(|()| Ended::Stopped).map_err(ServiceError::from),
             lost = self.lease.lost() => Err(lost.into()),
         };

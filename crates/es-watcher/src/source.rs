@@ -160,6 +160,7 @@ impl SearchSource {
             observer,
             ledger: memory.ledger,
             stage: to_log,
+            requests: memory.requests,
             cost: capture::Cost::default(),
         };
         let mut tasks = JoinSet::new();

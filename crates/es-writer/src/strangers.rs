@@ -106,6 +106,7 @@ mod tests {
             id: id.try_into().unwrap(),
             routing: None,
             version: Version::new(Epoch(0), position).unwrap(),
+            over: false,
             action: Action::Delete,
         }
     }

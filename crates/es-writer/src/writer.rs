@@ -247,6 +247,7 @@ mod tests {
             id: DocumentId::try_from("1").unwrap(),
             routing: None,
             version: Version::new(Epoch(0), 1).unwrap(),
+            over: false,
             action: Action::Delete,
         };
         outcome((item, &&change))

@@ -6,7 +6,7 @@ use clap::{Args, Command, FromArgMatches};
 use config::{Resolved, Resolver};
 use runtime::exit::Exit;
 
-use crate::{check, dlq, explain, metadata, program, readers, reference, sync, up, verify};
+use crate::{check, dlq, explain, metadata, program, readers, reference, resync, sync, up, verify};
 
 /// The sections a configuration file may have: one for each command that runs for long.
 pub(crate) const SECTIONS: &[&str] = &[
@@ -71,6 +71,13 @@ const COMMANDS: &[Entry] = &[
         about: "Says where one document is between source and target, and why",
         run: |name, argv| {
             start::<explain::Args>(name, argv, |args| program::command(explain::run(args)))
+        },
+    },
+    Entry {
+        name: "resync",
+        about: "Publishes an index, or some of its documents, once more",
+        run: |name, argv| {
+            start::<resync::Args>(name, argv, |args| program::command(resync::run(args)))
         },
     },
     Entry {

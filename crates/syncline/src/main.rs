@@ -11,6 +11,7 @@ mod program;
 mod progress;
 mod readers;
 mod reference;
+mod resync;
 mod sync;
 mod up;
 mod verify;

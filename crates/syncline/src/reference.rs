@@ -7,7 +7,7 @@ use clap::{Args, Command};
 use crate::{
     check, cli, dlq, explain, metadata,
     program::Service,
-    readers, sync,
+    readers, resync, sync,
     up::{self, NatsServerArgs},
     verify,
 };
@@ -46,6 +46,7 @@ fn page() -> String {
     section::<readers::Args>(&mut page, "readers");
     section::<dlq::Args>(&mut page, "dlq");
     section::<explain::Args>(&mut page, "explain");
+    section::<resync::Args>(&mut page, "resync");
     section::<Service<es_watcher::Args>>(&mut page, "es-watcher");
     section::<Service<es_writer::Args>>(&mut page, "es-writer");
     section::<NatsServerArgs>(&mut page, "nats-server");

@@ -5,8 +5,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use comfy_table::{CellAlignment, Table, presets};
 use config::{ByteSize, CommaList, Millis, Rate};
 use es_watcher::{
-    Checkpoints, Deletes, DiskStore, Memory, Owner, Registry, SearchSource, SourceOptions,
-    SourceRefresh,
+    Checkpoints, Deletes, DiskStore, Memory, Owner, Registry, Requests, SearchSource,
+    SourceOptions, SourceRefresh,
 };
 use es_writer::{FileDeadLetters, SearchWriter};
 use futures::future::BoxFuture;
@@ -300,6 +300,7 @@ async fn join(
         checkpoints,
         ledger,
         registry: Arc::new(TargetLineages(target.clone())),
+        requests: Requests::default(),
         log: None,
     };
     let mut source = SearchSource::start(source, options, memory, progress.clone());

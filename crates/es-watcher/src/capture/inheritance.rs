@@ -112,6 +112,7 @@ async fn close(
         };
         let position = Checkpoint {
             gone: Some(Arc::new(gone)),
+            ticket: None,
             ..Checkpoint::none(index)
         };
         let captured = Captured {

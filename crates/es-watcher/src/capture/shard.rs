@@ -1,5 +1,7 @@
 //! One shard: look, refresh, read, again.
 
+mod again;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -21,6 +23,8 @@ use super::{
     page::read_whole_numbers,
     refresh::Refresher,
 };
+use again::Again;
+
 use crate::{
     checkpoint::{Checkpoint, History, ShardKey},
     error::fault,
@@ -51,6 +55,17 @@ struct Reading {
     /// Where a reader that does not follow is done: the checkpoint of its first look.
     goal: i64,
     deletes: Option<Deletes>,
+    /// What is published once more because somebody has asked for it.
+    again: Option<Again>,
+}
+
+/// A page that was handed on.
+struct Handed {
+    /// When it was complete.
+    complete: Instant,
+    /// Up to where its range is read then.
+    upto: i64,
+    documents: usize,
 }
 
 impl Reading {
@@ -202,6 +217,7 @@ impl ShardReader {
             marked: start.position,
             goal: standing.global_checkpoint,
             deletes,
+            again: None,
             start,
         })
     }
@@ -251,7 +267,8 @@ impl ShardReader {
         if reading.cursor.read() >= reading.goal {
             self.announce(reading);
         }
-        self.hunt(reading, look, standing).await
+        self.hunt(reading, look, standing).await?;
+        self.again(reading, look, standing).await
     }
 
     /// Makes sure that the shard still is what was read of it. One that was taken back to an earlier
@@ -332,11 +349,11 @@ impl ShardReader {
     ) -> Result<(), Stop> {
         self.visible(look, standing).await?;
         while range.after < range.upto {
-            let (complete, upto) = self.page(reading, &range, standing).await?;
-            if upto > range.after {
-                reading.cursor.advance(complete, upto);
+            let page = self.page(reading, &range, standing, false).await?;
+            if page.upto > range.after {
+                reading.cursor.advance(page.complete, page.upto);
             }
-            range.after = upto;
+            range.after = page.upto;
             self.look_again(reading)?;
         }
         Ok(())
@@ -442,19 +459,19 @@ impl ShardReader {
             upto: (*numbers.end() as i64).min(reading.cursor.read()),
         };
         while range.after < range.upto {
-            range.after = self.page(reading, &range, standing).await?.1;
+            range.after = self.page(reading, &range, standing, false).await?.upto;
         }
         Ok(())
     }
 
-    /// Reads the next page and hands it on. Returns when it was complete, and up to where the range
-    /// is read then.
+    /// Reads the next page and hands it on; `over` says that it is asked for again.
     async fn page(
         &mut self,
         reading: &mut Reading,
         range: &Range,
         standing: &Standing,
-    ) -> Result<(Instant, i64), Stop> {
+        over: bool,
+    ) -> Result<Handed, Stop> {
         let window = Window {
             index: &self.key.index,
             shard: self.key.shard,
@@ -474,22 +491,33 @@ impl ShardReader {
             // The documents here are larger than those before: fewer of them, then.
             Err(Error::AnswerTooLarge { .. }) if window.size > 1 => {
                 self.sizer.shrink();
-                return Ok((Instant::now(), range.after));
+                return Ok(Handed {
+                    complete: Instant::now(),
+                    upto: range.after,
+                    documents: 0,
+                });
             }
             read => read?,
         };
         let complete = Instant::now();
         self.sizer.learn(page.hits.len(), page.bytes);
-        self.capture.throttle.take(page.hits.len()).await;
+        let documents = page.hits.len();
+        self.capture.throttle.take(documents).await;
         if !page.hits.is_empty() {
             let changes = page.hits.into_iter().map(|hit| change(hit, &reading.start));
             let changes: Result<Vec<Change>, Fault> = changes.collect();
-            let content = Content::Changes(changes.map_err(Stop::Failed)?);
+            let mut changes = changes.map_err(Stop::Failed)?;
+            changes.iter_mut().for_each(|change| change.over = over);
+            let content = Content::Changes(changes);
             self.emit(reading, origin, content, upto)
                 .await
                 .map_err(Stop::Failed)?;
         }
-        Ok((complete, upto))
+        Ok(Handed {
+            complete,
+            upto,
+            documents,
+        })
     }
 
     /// Between two pages: what a newer look says about those already read.
@@ -622,6 +650,7 @@ fn change(hit: Hit, start: &Checkpoint) -> Result<Change, Fault> {
         id: hit.id,
         routing: hit.routing,
         version: Version::new(start.epoch, hit.seq_no).map_err(Fault::fatal)?,
+        over: false,
         action: if hit.version == 1 {
             Action::Index(document)
         } else {

@@ -16,6 +16,7 @@ mod lost_end;
 mod lost_tails;
 mod refusals;
 mod restart;
+mod resync;
 mod services;
 mod stream;
 mod sync;
