@@ -4,6 +4,7 @@
 //! never above the global checkpoint, from the beginning and for ever (`capture/mod.rs` says how).
 //! [`Checkpoints`] remembers how far the stream has it. [`run`] is the service around both.
 
+mod canary;
 mod capture;
 mod checkpoint;
 mod config;

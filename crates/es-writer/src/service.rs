@@ -86,11 +86,8 @@ pub async fn run(
     if ensured.await?.is_none() {
         return Ok(());
     }
-    let observer = Arc::new(WriterMetrics::new(
-        metrics,
-        health.readiness.clone(),
-        Some(heart),
-    ));
+    let observer = WriterMetrics::new(metrics, health.readiness.clone(), Some(heart));
+    let observer = Arc::new(observer.with_canary(args.canary.clone()));
     let options = ReaderOptions {
         filter_subjects,
         holder: runtime::process_name("es-writer"),

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::{Action, Batch, Change, Content, Document, Origin, Version};
+use model::{Action, Batch, Change, Content, Document, Origin, Version, now_ms};
 use pipeline::{Captured, Fault};
 use runtime::backoff::Backoff;
 use search::{Error, Hit, PageSizer, ShardCopy, Window};
@@ -86,6 +86,20 @@ struct Deletes {
     announced: bool,
     /// Whether the shard is what was read of it, since it was seen first or its primary moved.
     recognised: bool,
+    /// When the shard was last seen to have deleted nothing since the count before, in milliseconds since
+    /// 1970; 0 where it was not.
+    quiet_ms: u64,
+    /// When what is suspected was missed.
+    missed: Missed,
+}
+
+/// Between which moments something was deleted, in milliseconds since 1970.
+#[derive(Debug, Clone, Copy, Default)]
+struct Missed {
+    /// It was there then; 0 where nobody knows.
+    after_ms: u64,
+    /// It was gone then.
+    before_ms: u64,
 }
 
 impl ShardReader {
@@ -250,6 +264,8 @@ impl ShardReader {
             hunt: Hunt::new(Instant::now(), self.capture.options.deletes.interval()),
             announced: false,
             recognised: false,
+            quiet_ms: 0,
+            missed: Missed::default(),
         })
     }
 
@@ -379,6 +395,10 @@ impl ShardReader {
         let (Some(deletes), Ok(upto)) = (&mut reading.deletes, u64::try_from(read)) else {
             return Ok(());
         };
+        let asked_ms = now_ms().saturating_sub(look.asked.elapsed().as_millis() as u64);
+        if deletes.hunt.is_quiet(standing) {
+            deletes.quiet_ms = asked_ms;
+        }
         let step = deletes.hunt.step(Instant::now(), standing, read);
         if step == Step::Rest {
             return Ok(());
@@ -394,6 +414,10 @@ impl ShardReader {
         match step {
             Step::Rest => Ok(()),
             Step::Count => {
+                deletes.missed = Missed {
+                    after_ms: deletes.quiet_ms,
+                    before_ms: now_ms(),
+                };
                 let found = comparison.find(deletes.hunt.under_way()).await?;
                 let (now, count) = (Instant::now(), found.suspects.len());
                 self.capture.observer.counted(now - begun, count);
@@ -407,7 +431,8 @@ impl ShardReader {
             }
             Step::Ask { ceiling, suspects } => {
                 let gone = comparison.gone(suspects).await?;
-                self.delete(reading, ceiling, gone)
+                let missed = deletes.missed;
+                self.delete(reading, ceiling, gone, missed)
                     .await
                     .map_err(Stop::Failed)
             }
@@ -420,9 +445,13 @@ impl ShardReader {
         reading: &mut Reading,
         ceiling: u64,
         gone: Vec<Entry>,
+        missed: Missed,
     ) -> Result<(), Fault> {
         let version = Version::new(reading.start.epoch, ceiling).map_err(Fault::fatal)?;
-        self.capture.observer.deleted(&self.key.index, gone.len());
+        let waited = (missed.after_ms > 0).then(|| now_ms().saturating_sub(missed.after_ms));
+        let waited = waited.map(Duration::from_millis);
+        let observer = &self.capture.observer;
+        observer.deleted(&self.key.index, gone.len(), waited);
         for gone in gone.chunks(ledger::TOGETHER) {
             let Some(deletes) = &mut reading.deletes else {
                 return Ok(());
@@ -434,7 +463,10 @@ impl ShardReader {
             };
             let changes = gone.iter().map(|entry| entry.delete(version)).collect();
             let content = Content::Changes(changes);
-            let origin = Origin::now(Arc::clone(&self.partition));
+            let origin = Origin {
+                partition: Arc::clone(&self.partition),
+                captured_ms: missed.before_ms,
+            };
             let mut captured = self.captured(reading, origin, content);
             captured.position.gone = Some(Arc::new(entries));
             self.capture.stage.put(Noted::Other(captured)).await?;

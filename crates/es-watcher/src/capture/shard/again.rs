@@ -8,10 +8,10 @@
 use std::{sync::Arc, time::Instant};
 
 use bus::{Answered, Named, Resync};
-use model::{Change, Content, DocumentId, Origin};
+use model::{Change, Content, DocumentId, Origin, now_ms};
 use search::{Error, Hit, MgetOptions, Window};
 
-use super::{Reading, ShardReader, Stop, change};
+use super::{Missed, Reading, ShardReader, Stop, change};
 use crate::{
     capture::{
         Look,
@@ -223,7 +223,11 @@ impl ShardReader {
             answered.kept.extend(kept);
         } else if let Ok(ceiling) = u64::try_from(ceiling) {
             answered.deletes = gone.len() as u64;
-            let deleted = self.delete(reading, ceiling, gone).await;
+            let missed = Missed {
+                after_ms: 0,
+                before_ms: now_ms(),
+            };
+            let deleted = self.delete(reading, ceiling, gone, missed).await;
             deleted.map_err(Stop::Failed)?;
         }
         again.answered = answered;
