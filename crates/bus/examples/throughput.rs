@@ -180,6 +180,7 @@ fn batch(number: u64) -> Arc<Batch> {
         id: DocumentId::try_from(format!("doc-{id}").as_str()).expect("a valid id"),
         routing: None,
         version: Version::new(Epoch(0), id).expect("small"),
+        over: false,
         action: Action::Index(Document::from_json(document(id, &mut dice).into())),
     };
     Arc::new(Batch {

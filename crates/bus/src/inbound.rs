@@ -285,6 +285,7 @@ mod tests {
                 id: DocumentId::try_from(id).unwrap(),
                 routing: None,
                 version: Version::new(Epoch(0), 1).unwrap(),
+                over: false,
                 action: Action::Index(Document::from_json(
                     format!("{:?}", "x".repeat(size)).into(),
                 )),

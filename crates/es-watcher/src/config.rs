@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use ::config::{ByteSize, CommaList, Millis, Rate};
 use bus::NatsArgs;
-use model::Tenant;
+use model::{IndexName, Tenant};
 use search::{EsArgs, IndexPatterns};
 
 use crate::{Deletes, SourceRefresh};
@@ -70,6 +70,19 @@ pub struct Args {
     /// Most documents read in a second, such as 5000/s, to spare the source; no limit if not given.
     #[arg(long, env = "MAX_RATE", value_name = "N/s")]
     pub max_rate: Option<Rate>,
+    /// Index to write a canary into now and then: a document that says when it was sent, by whose age the
+    /// es-writer with the same --canary measures the lag from end to end. The patterns have to mean it.
+    /// Needs the privilege to write it; no canary if not given.
+    #[arg(long, env = "CANARY", value_name = "INDEX")]
+    pub canary: Option<IndexName>,
+    /// How often a canary is written.
+    #[arg(
+        long,
+        env = "CANARY_INTERVAL",
+        default_value = "10s",
+        value_name = "DURATION"
+    )]
+    pub canary_interval: Millis,
     /// JetStream stream to publish to; created when missing.
     #[arg(long, env = "STREAM", default_value = bus::stream::ES_CHANGES, value_name = "NAME")]
     pub stream: String,

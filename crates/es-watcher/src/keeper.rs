@@ -16,6 +16,7 @@ use crate::{
     checkpoint::{Checkpoint, Checkpoints, ShardKey},
     ledger::{Gone, Ledger},
     lineage::Registry,
+    resync::Requests,
     source::SourceObserver,
 };
 
@@ -38,6 +39,8 @@ pub struct Memory {
     pub registry: Arc<dyn Registry>,
     /// What the log has acknowledged, where it may lose its end.
     pub log: Option<Arc<Acknowledged>>,
+    /// What operators ask for again, where they can.
+    pub requests: Requests,
 }
 
 /// Takes confirmed positions and stores them a little later.
@@ -68,6 +71,9 @@ impl Keeper {
     pub(crate) async fn confirm(&mut self, mut position: Checkpoint) -> Result<(), Fault> {
         if let Some(ended) = self.task.take_if(|task| task.is_finished()) {
             ended.await.map_err(Fault::fatal)??;
+        }
+        if let Some(ticket) = position.ticket.take() {
+            ticket.redeem();
         }
         let gone = position.gone.take();
         if position.position < 0 && gone.is_none() {
@@ -198,6 +204,7 @@ mod tests {
             ledger: None,
             registry: Arc::new(()),
             log: Some(Arc::new(Acknowledged::new("S", Some(newest)))),
+            requests: Requests::default(),
         };
         let mut keeper = Keeper::start(memory, Arc::new(()));
         lmdb::fail_headers(folder.path());
@@ -245,6 +252,7 @@ mod tests {
                 ledger: Some(Ledger::temporary().unwrap()),
                 registry: Arc::new(()),
                 log: Some(Arc::new(Acknowledged::new("S", Some(delete.clone())))),
+                requests: Requests::default(),
             },
             gone: Waiting::default(),
         };

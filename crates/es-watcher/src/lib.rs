@@ -4,6 +4,7 @@
 //! never above the global checkpoint, from the beginning and for ever (`capture/mod.rs` says how).
 //! [`Checkpoints`] remembers how far the stream has it. [`run`] is the service around both.
 
+mod canary;
 mod capture;
 mod checkpoint;
 mod config;
@@ -13,6 +14,7 @@ mod ledger;
 mod lineage;
 mod lmdb;
 mod metrics;
+mod resync;
 mod service;
 mod source;
 
@@ -25,6 +27,7 @@ pub use keeper::Memory;
 pub use ledger::{Ledger, LedgerError};
 pub use lineage::Registry;
 pub use metrics::WatcherMetrics;
+pub use resync::Requests;
 pub use service::{ServiceError, run};
 pub use source::{
     Deletes, DeletesError, SearchSource, SourceObserver, SourceOptions, SourceRefresh,

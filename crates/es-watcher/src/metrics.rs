@@ -17,8 +17,9 @@ use runtime::{
         Metrics,
         prometheus_client::{
             encoding::EncodeLabelSet,
-            metrics::{counter::Counter, family::Family, gauge::Gauge},
+            metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
         },
+        seconds_buckets,
     },
 };
 use search::IndexInfo;
@@ -48,6 +49,8 @@ pub struct WatcherMetrics {
     retries: Family<WhatLabel, Counter>,
     looks: Counter,
     deletes: Family<IndexLabel, Counter>,
+    delete_age: Histogram,
+    canaries: Counter,
     counts: Counter,
     count_seconds: Counter<f64, AtomicU64>,
     suspects: Counter,
@@ -72,6 +75,8 @@ impl WatcherMetrics {
             retries: Family::default(),
             looks: Counter::default(),
             deletes: Family::default(),
+            delete_age: Histogram::new(seconds_buckets()),
+            canaries: Counter::default(),
             counts: Counter::default(),
             count_seconds: Counter::default(),
             suspects: Counter::default(),
@@ -116,6 +121,16 @@ impl WatcherMetrics {
                 new.deletes.clone(),
             );
             registry.register(
+                "delete_age_seconds",
+                "How old deletes were at most when they were published: since the source was last seen without them",
+                new.delete_age.clone(),
+            );
+            registry.register(
+                "canaries",
+                "Canary documents written at the source",
+                new.canaries.clone(),
+            );
+            registry.register(
                 "counts",
                 "Shards counted in search of deletes",
                 new.counts.clone(),
@@ -152,6 +167,11 @@ impl WatcherMetrics {
     /// What an earlier watcher published is not in our ledger.
     pub(crate) fn foreign_ledger(&self) {
         self.incomplete.inc();
+    }
+
+    /// A canary was written.
+    pub(crate) fn canary(&self) {
+        self.canaries.inc();
     }
 
     /// The stream has lost its end.
@@ -231,7 +251,11 @@ impl SourceObserver for WatcherMetrics {
         self.suspects.inc_by(suspects as u64);
     }
 
-    fn deleted(&self, index: &IndexName, documents: usize) {
+    fn deleted(&self, index: &IndexName, documents: usize, within: Option<Duration>) {
+        for _ in 0..within.map_or(0, |_| documents) {
+            self.delete_age
+                .observe(within.unwrap_or_default().as_secs_f64());
+        }
         let label = IndexLabel {
             index: index.to_string(),
         };

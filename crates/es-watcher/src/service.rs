@@ -7,10 +7,10 @@ use std::{
 
 use ::config::Rate;
 use bus::{
-    Bus, Ending, JetStreamSink, Lease, LeaseOptions, Lineages, Role, SinkOptions, Stored,
+    Bus, Ending, JetStreamSink, Lease, LeaseOptions, Lineages, Resyncs, Role, SinkOptions, Stored,
     StreamSpec, stream, until_answered,
 };
-use model::Root;
+use model::{IndexName, Root};
 use pipeline::{Fault, PublishOptions, publish};
 use runtime::{
     backoff::Backoff,
@@ -21,8 +21,10 @@ use search::{ArgsError, Client};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Args, CheckpointError, Checkpoints, DiskStore, Ledger, LedgerError, Memory, Owner,
-    SearchSource, SourceOptions, WatcherMetrics, lineage::Bucket,
+    Args, CheckpointError, Checkpoints, DiskStore, Ledger, LedgerError, Memory, Owner, Requests,
+    SearchSource, SourceOptions, WatcherMetrics,
+    canary::{self, CanaryOptions},
+    lineage::Bucket,
 };
 
 /// How long the stream may take to acknowledge a batch.
@@ -50,6 +52,10 @@ pub enum ServiceError {
     Ledger(#[from] LedgerError),
     #[error(transparent)]
     Pipeline(#[from] Fault),
+    #[error(
+        "the canary's index {canary:?} is not among the watched ones, {patterns}: nothing would arrive; add it to --index-patterns"
+    )]
+    Canary { canary: String, patterns: String },
 }
 
 /// Runs a watcher until `shutdown` is cancelled.
@@ -69,6 +75,13 @@ pub async fn run(
     health.readiness.expect("stream");
     let heart = health.liveness.heart("es-watcher", STUCK_AFTER);
     let name = args.name();
+    let unwatched = |canary: &&IndexName| !args.index_patterns.matches(canary.as_str(), false);
+    if let Some(canary) = args.canary.as_ref().filter(unwatched) {
+        return Err(ServiceError::Canary {
+            canary: canary.to_string(),
+            patterns: args.index_patterns.to_string(),
+        });
+    }
     let config = args.es.client_config(&args.es_hosts)?;
     let nats = args.nats.options(&name)?;
     let Some(client) = search::connect_with_retry(&config, "source", health, shutdown).await?
@@ -203,6 +216,14 @@ impl Watcher<'_> {
             return Ok(Ended::Stopped);
         };
         let bucket = Bucket::new(lineages);
+        let (stream, tenant) = (&self.args.stream, &self.args.tenant);
+        let opened = until_answered(self.shutdown, || {
+            Resyncs::open(&self.bus, stream, tenant, replicas)
+        });
+        let Some(resyncs) = opened.await? else {
+            return Ok(Ended::Stopped);
+        };
+        let requests = Requests::default();
         let mut sink = JetStreamSink::new(&self.bus, self.sink_options(newest));
         let acknowledged = sink.acknowledged();
         let memory = Memory {
@@ -210,6 +231,7 @@ impl Watcher<'_> {
             ledger,
             registry: Arc::new(bucket.clone()),
             log: Some(Arc::clone(&acknowledged)),
+            requests: requests.clone(),
         };
         let mut source = SearchSource::start(
             self.client.clone(),
@@ -217,12 +239,15 @@ impl Watcher<'_> {
             memory,
             Arc::clone(&self.observer) as _,
         );
+        let name = self.args.name();
         let (window, observer) = (PublishOptions::default(), self.observer.as_ref());
         let publishing = publish(&mut source, &mut sink, &window, observer, self.shutdown);
         let ended = tokio::select! {
             biased;
             error = acknowledged.lost(&self.bus) => Ok(Ended::LostEnd(error)),
             history = bucket.raised() => Ok(Ended::Outdated(history)),
+            () = requests.attend(&resyncs, &name) => Ok(Ended::Stopped),
+            () = self.send_canaries() => Ok(Ended::Stopped),
             ended = publishing => ended.map(|()| Ended::Stopped).map_err(ServiceError::from),
             lost = self.lease.lost() => Err(lost.into()),
         };
@@ -261,6 +286,19 @@ impl Watcher<'_> {
                 Ok(Some(None))
             }
         }
+    }
+
+    /// Never returns, with or without a canary.
+    async fn send_canaries(&self) {
+        let Some(index) = self.args.canary.clone() else {
+            return std::future::pending().await;
+        };
+        let options = CanaryOptions {
+            index,
+            interval: self.args.canary_interval.into(),
+            id: self.args.name(),
+        };
+        canary::send(&self.client, &options, &self.observer).await;
     }
 
     fn sink_options(&self, newest: Option<Stored>) -> SinkOptions {

@@ -115,8 +115,9 @@ pub trait SourceObserver: Send + Sync {
     /// A shard was counted, and so many of its documents are missing, which may have been deleted or
     /// have changed since.
     fn counted(&self, _took: Duration, _suspects: usize) {}
-    /// So many documents of an index were found to be deleted.
-    fn deleted(&self, _index: &model::IndexName, _documents: usize) {}
+    /// So many documents of an index were found to be deleted, no longer ago than the given time, if that
+    /// is known.
+    fn deleted(&self, _index: &model::IndexName, _documents: usize, _within: Option<Duration>) {}
     /// The ledger does not reach back to the beginning of a shard's history: what was deleted while it
     /// was missing stays at the target.
     fn incomplete(&self, _shard: &ShardKey) {}
@@ -160,6 +161,7 @@ impl SearchSource {
             observer,
             ledger: memory.ledger,
             stage: to_log,
+            requests: memory.requests,
             cost: capture::Cost::default(),
         };
         let mut tasks = JoinSet::new();

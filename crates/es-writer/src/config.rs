@@ -2,6 +2,7 @@
 
 use ::config::{ByteSize, CommaList, Millis, Rate};
 use bus::NatsArgs;
+use model::IndexName;
 use search::EsArgs;
 
 /// Reads changes from NATS and writes them into a target cluster.
@@ -54,6 +55,14 @@ pub struct Args {
         value_name = "SIZE"
     )]
     pub in_flight_bytes: ByteSize,
+    /// Let the number of replicas follow the source, too; else a new index gets the source's, and it is
+    /// yours from then on.
+    #[arg(long, env = "FOLLOW_REPLICAS")]
+    pub follow_replicas: bool,
+    /// Index whose documents are canaries of an es-watcher (its --canary): their age is exported when they
+    /// are written.
+    #[arg(long, env = "CANARY", value_name = "INDEX")]
+    pub canary: Option<IndexName>,
     /// How long the others wait when the active reader falls silent; a bulk may not take longer.
     #[arg(long, env = "LEASE", default_value = "15s", value_name = "DURATION")]
     pub lease: Millis,

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::{Batch, Change, IndexName};
+use model::{Batch, Canary, Change, IndexName, now_ms};
 use pipeline::{Observer, Outcome, Replayed};
 use runtime::{
     health::{Heart, Readiness},
@@ -51,6 +51,10 @@ pub struct WriterMetrics {
     changes: Family<Labels, Counter>,
     bytes: Family<IndexLabel, Counter>,
     lag: Family<IndexLabel, Histogram, fn() -> Histogram>,
+    delete_lag: Family<IndexLabel, Histogram, fn() -> Histogram>,
+    canary: Option<IndexName>,
+    canary_age: Histogram,
+    canary_newest: Gauge<f64, AtomicU64>,
     newest: Family<IndexLabel, Gauge<f64, AtomicU64>>,
     retries: Family<WhatLabel, Counter>,
     replays: Family<OutcomeLabel, Counter>,
@@ -80,6 +84,7 @@ struct Hot {
     refused: Counter,
     bytes: Counter,
     lag: Histogram,
+    delete_lag: Histogram,
     newest: Gauge<f64, AtomicU64>,
 }
 
@@ -90,6 +95,10 @@ impl WriterMetrics {
             changes: Family::default(),
             bytes: Family::default(),
             lag: Family::new_with_constructor(|| Histogram::new(seconds_buckets())),
+            delete_lag: Family::new_with_constructor(|| Histogram::new(seconds_buckets())),
+            canary: None,
+            canary_age: Histogram::new(seconds_buckets()),
+            canary_newest: Gauge::default(),
             newest: Family::default(),
             retries: Family::default(),
             replays: Family::default(),
@@ -118,6 +127,21 @@ impl WriterMetrics {
                 "lag_seconds",
                 "From the moment the source was asked to the target's answer",
                 new.lag.clone(),
+            );
+            registry.register(
+                "delete_lag_seconds",
+                "The same for deletes alone, from the moment the document was missed at the source",
+                new.delete_lag.clone(),
+            );
+            registry.register(
+                "canary_seconds",
+                "From the moment a canary document was sent to the source to the target's answer",
+                new.canary_age.clone(),
+            );
+            registry.register(
+                "canary_newest_timestamp_seconds",
+                "When the newest canary document at the target was sent to the source; 0 before the first",
+                new.canary_newest.clone(),
             );
             registry.register(
                 "newest_captured_timestamp_seconds",
@@ -214,10 +238,27 @@ impl WriterMetrics {
             refused: counter("refused"),
             bytes: self.bytes.get_or_create_owned(&label),
             lag: self.lag.get_or_create_owned(&label),
+            delete_lag: self.delete_lag.get_or_create_owned(&label),
             newest: self.newest.get_or_create_owned(&label),
         };
         *hot = Some(new.clone());
         new
+    }
+
+    /// The same with an index whose documents tell when they were sent.
+    #[must_use]
+    pub fn with_canary(self, canary: Option<IndexName>) -> WriterMetrics {
+        WriterMetrics { canary, ..self }
+    }
+
+    fn canary(&self, change: &Change) {
+        let canary = change.document().map(|sent| Canary::read(sent.as_bytes()));
+        let Some(Some(Canary { sent_ms })) = canary else {
+            return; // somebody else's document
+        };
+        let age = now_ms().saturating_sub(sent_ms);
+        self.canary_age.observe(age as f64 / 1e3);
+        self.canary_newest.set(sent_ms as f64 / 1e3);
     }
 }
 
@@ -252,6 +293,12 @@ impl Observer for WriterMetrics {
             Outcome::Retry(_) => {}
         }
         hot.lag.observe(batch.origin.age().as_secs_f64());
+        if change.document().is_none() {
+            hot.delete_lag.observe(batch.origin.age().as_secs_f64());
+        }
+        if *outcome == Outcome::Applied && self.canary.as_ref() == Some(&batch.index) {
+            self.canary(change);
+        }
         let captured = batch.origin.captured_ms as f64 / 1e3;
         if captured > hot.newest.get() {
             hot.newest.set(captured);

@@ -14,7 +14,7 @@ use bus::{
 use model::{SubjectError, expand_filter};
 use pipeline::{ApplyOptions, Fault, MessageSource, apply};
 use runtime::{health::Health, metrics::Metrics};
-use search::ArgsError;
+use search::{ArgsError, Choices};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{Args, SearchWriter, WriterMetrics};
@@ -86,11 +86,8 @@ pub async fn run(
     if ensured.await?.is_none() {
         return Ok(());
     }
-    let observer = Arc::new(WriterMetrics::new(
-        metrics,
-        health.readiness.clone(),
-        Some(heart),
-    ));
+    let observer = WriterMetrics::new(metrics, health.readiness.clone(), Some(heart));
+    let observer = Arc::new(observer.with_canary(args.canary.clone()));
     let options = ReaderOptions {
         filter_subjects,
         holder: runtime::process_name("es-writer"),
@@ -102,7 +99,13 @@ pub async fn run(
     let Some(lineages) = opened.await? else {
         return Ok(());
     };
-    let writer = Arc::new(SearchWriter::new(client).telling(lineages));
+    let choices = Choices {
+        replicas: args.follow_replicas,
+    };
+    let writer = SearchWriter::new(client)
+        .telling(lineages)
+        .choosing(choices);
+    let writer = Arc::new(writer);
     let counting = count_letters(
         bus.clone(),
         args.stream.clone(),

@@ -161,6 +161,7 @@ mod tests {
             id: id.try_into().unwrap(),
             routing: None,
             version: Version::new(Epoch(0), position).unwrap(),
+            over: false,
             action: Action::Delete,
         }
     }

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use futures::future::BoxFuture;
 use model::{Change, IndexDefinition, IndexName, Lineage, wire};
 use pipeline::{Fault, Outcome, Writer};
-use search::{Client, Error, Item, retry};
+use search::{Choices, Client, Error, Existing, Item, Mark, Plan, retry};
 
 /// Kept of a reader's tenure when a bulk is given its deadline: the answer must be here before its
 /// end.
@@ -21,6 +21,7 @@ const MOST_TOLD: usize = 10;
 pub struct SearchWriter {
     client: Client,
     told: Option<Arc<dyn Told>>,
+    choices: Choices,
 }
 
 /// Hears which epochs a target holds.
@@ -41,7 +42,16 @@ impl Told for Lineages {
 impl SearchWriter {
     /// A writer into `client`'s cluster.
     pub fn new(client: Client) -> SearchWriter {
-        SearchWriter { client, told: None }
+        SearchWriter {
+            client,
+            told: None,
+            choices: Choices::default(),
+        }
+    }
+
+    /// Follows the source as somebody has chosen.
+    pub fn choosing(self, choices: Choices) -> SearchWriter {
+        SearchWriter { choices, ..self }
     }
 
     /// Tells whoever hands out epochs when the target holds higher ones than a source gives.
@@ -52,10 +62,14 @@ impl SearchWriter {
         }
     }
 
-    /// Writes down where an index comes from, if it may come from there.
-    async fn descend(&self, index: &IndexName, said: &Lineage) -> Result<(), Fault> {
-        let known = self.client.lineage(index).await.map_err(fault)?;
-        let known = known.unwrap_or_default();
+    /// Where an index comes from then, if it may come from there.
+    async fn descend(
+        &self,
+        index: &IndexName,
+        known: Option<&Lineage>,
+        said: &Lineage,
+    ) -> Result<Lineage, Fault> {
+        let known = known.cloned().unwrap_or_default();
         let joined = known.join(said).map_err(|reason| {
             Fault::fatal(format!(
                 "index {index} of the target: {reason}; give each source an index of its own at the target, or, if the \
@@ -76,11 +90,37 @@ impl SearchWriter {
                 }
             }
         }
-        if joined.lineage == known {
-            return Ok(());
+        Ok(joined.lineage)
+    }
+
+    /// Creates an index that is not there.
+    async fn create(
+        &self,
+        index: &IndexName,
+        definition: &IndexDefinition,
+        plan: &Plan,
+        lineage: Option<Lineage>,
+    ) -> Result<Existing, Fault> {
+        let mark = Mark {
+            lineage,
+            settings: plan.given.clone(),
+            ..Mark::default()
+        };
+        let created = self.client.create_index(index, definition, &mark).await;
+        let creation = created.map_err(fault)?;
+        if creation.outcome == search::Outcome::AlreadyThere {
+            return Err(Fault::retry(format!(
+                "somebody else has created index {index} of the target meanwhile"
+            )));
         }
-        let put = self.client.put_lineage(index, &joined.lineage).await;
-        put.map_err(fault)
+        tracing::info!(%index, like = %definition.product, "created index");
+        for left_out in creation.left_out {
+            tracing::debug!(%index, ?left_out, "a setting of the source is left out");
+        }
+        Ok(Existing {
+            definition: definition.clone(),
+            mark,
+        })
     }
 
     /// Writes a bulk; one that the cluster finds too large is written in halves.
@@ -132,24 +172,33 @@ impl Writer for SearchWriter {
         index: &IndexName,
         definition: &IndexDefinition,
     ) -> Result<usize, Fault> {
-        let plan = self.client.plan(index, definition).await.map_err(fault)?;
-        if plan.creates {
-            let creation = self.client.create_index(index, definition).await;
-            let creation = creation.map_err(fault)?;
-            if creation.outcome == search::Outcome::Created {
-                tracing::info!(%index, like = %definition.product, "created index");
-                for left_out in creation.left_out {
-                    tracing::debug!(%index, ?left_out, "a setting of the source is left out");
-                }
+        let client = &self.client;
+        let existing = client.existing(index).await.map_err(fault)?;
+        let plan = client.plan_for(index, definition, existing.as_ref(), self.choices);
+        let plan = plan.map_err(fault)?;
+        let known = existing
+            .as_ref()
+            .and_then(|there| there.mark.lineage.as_ref());
+        let lineage = match &definition.lineage {
+            Some(said) => Some(self.descend(index, known, said).await?),
+            None => None,
+        };
+        let existing = match existing {
+            Some(existing) => existing,
+            None => {
+                self.create(index, definition, &plan, lineage.clone())
+                    .await?
             }
-        }
-        if let Some(lineage) = &definition.lineage {
-            self.descend(index, lineage).await?;
-        }
+        };
         if !plan.added.is_empty() {
             tracing::info!(%index, fields = plan.added.join(", "), "adding fields to the mapping");
         }
-        let drift = self.client.carry_out(index, &plan).await.map_err(fault)?;
+        if !plan.settings.is_empty() {
+            let settings: Vec<&str> = plan.settings.keys().map(String::as_str).collect();
+            tracing::info!(%index, settings = settings.join(", "), "settings follow the source");
+        }
+        let drift = client.carry_out(index, &existing, &plan, lineage).await;
+        let drift = drift.map_err(fault)?;
         for drift in drift.iter().take(MOST_TOLD) {
             tracing::warn!(%index, "{drift}; it stays so");
         }
@@ -198,6 +247,7 @@ mod tests {
             id: DocumentId::try_from("1").unwrap(),
             routing: None,
             version: Version::new(Epoch(0), 1).unwrap(),
+            over: false,
             action: Action::Delete,
         };
         outcome((item, &&change))

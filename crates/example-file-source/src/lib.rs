@@ -125,6 +125,7 @@ fn change(number: u64, line: String) -> Result<Change, Fault> {
         id: DocumentId::try_from(id.as_str()).map_err(Fault::fatal)?,
         routing: None,
         version: Version::new(Epoch(0), number).map_err(Fault::fatal)?,
+        over: false,
         action: Action::Index(Document::from_json(Bytes::from(line))),
     })
 }

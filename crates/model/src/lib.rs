@@ -10,6 +10,7 @@
 //! changed about it is a line break between two tokens, which becomes a space (see [`Document`]).
 
 mod batch;
+mod canary;
 mod change;
 mod lineage;
 mod name;
@@ -18,6 +19,7 @@ mod version;
 pub mod wire;
 
 pub use batch::{Batch, Content, IndexDefinition, Origin, now_ms};
+pub use canary::Canary;
 pub use change::{Action, Change, Document, Operation};
 pub use lineage::{AnotherSource, Generation, JoinError, Joined, Lineage, source_of};
 pub use name::{DocumentId, IndexName, NameError, Tenant};

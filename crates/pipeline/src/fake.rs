@@ -347,7 +347,10 @@ impl StoreState {
             None => {
                 self.documents.remove(&place);
             }
-            Some(_) if held >= Some(change.version) => return Outcome::AlreadyApplied,
+            Some(_) if held > Some(change.version) => return Outcome::AlreadyApplied,
+            Some(_) if held == Some(change.version) && !change.over => {
+                return Outcome::AlreadyApplied;
+            }
             Some(document) => {
                 let bytes = Bytes::copy_from_slice(document.as_bytes());
                 self.documents.insert(place, (change.version, bytes));

@@ -65,7 +65,9 @@ struct Item<'a> {
 impl Item<'_> {
     fn is_newer_than(&self, earlier: &Item<'_>) -> bool {
         let (version, held) = (self.change.version, earlier.change.version);
-        version > held || (version == held && self.part.replay.is_none())
+        // What was asked for again stands for the same change that comes once more.
+        let stands = earlier.change.over && !self.change.over && self.change.document().is_some();
+        version > held || (version == held && self.part.replay.is_none() && !stands)
     }
 }
 

@@ -31,6 +31,7 @@ fn change(id: u64, position: u64, delete: bool) -> Change {
         id: DocumentId::try_from(id.to_string().as_str()).unwrap(),
         routing: None,
         version: Version::new(Epoch(0), position).unwrap(),
+        over: false,
         action: match delete {
             true => Action::Delete,
             false => Action::Index(Document::from_json(document.into())),
@@ -101,11 +102,33 @@ fn options(dice: &mut fastrand::Rng) -> ApplyOptions {
     }
 }
 
+/// Somewhere in a history all documents are asked for again, as they are then and in another form, as
+/// after the change of a rule; a page of them may be read once more after that.
+fn ask_again(batches: &mut Vec<Batch>, dice: &mut fastrand::Rng) {
+    let at = dice.usize(0..=batches.len());
+    let mut again: Vec<Change> = newest(&batches[..at])
+        .into_values()
+        .filter(|change| change.document().is_some())
+        .collect();
+    for change in &mut again {
+        let other = format!("{{\"again\":{}}}", change.version.position());
+        change.action = Action::Update(Document::from_json(other.into()));
+    }
+    if dice.bool() {
+        batches.insert(at, batch(again.clone()));
+    }
+    again.iter_mut().for_each(|change| change.over = true);
+    batches.insert(at, batch(again));
+}
+
 /// Both ends are killed at random moments, messages and acknowledgments get lost, the store is busy
 /// and keeps no tombstones; then everything is left to finish.
 async fn survive(seed: u64) {
     let mut dice = fastrand::Rng::with_seed(seed);
-    let batches = history(seed);
+    let mut batches = history(seed);
+    if dice.bool() {
+        ask_again(&mut batches, &mut dice);
+    }
     let expected = truth(&batches);
     let source = ScriptedSource::new(batches);
     let log = MemoryLog::default();

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 use bytes::Bytes;
 use model::{DocumentId, IndexName};
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{json, value::RawValue};
 
 use crate::{Client, Error, Request, encode, refusal::Refusal, request::index_lists};
 
@@ -130,6 +130,51 @@ impl Client {
             Some(body) => parse_page(window, &body),
             None => Ok(Page::empty()),
         }
+    }
+
+    /// Of the documents with these ids, those of a window, of any routing.
+    ///
+    /// # Errors
+    /// As [`Client::read_window`].
+    pub async fn read_documents(&self, window: &Window<'_>, ids: &[&str]) -> Result<Page, Error> {
+        let path = search_path(window.index, window.shard, window.node);
+        let query = json!({
+            "query": { "bool": { "filter": [
+                { "range": { "_seq_no": { "gt": window.after, "lte": window.upto } } },
+                { "ids": { "values": ids } },
+            ] } },
+            "sort": ["_seq_no"], "size": window.size, "track_total_hits": false, "version": true,
+        });
+        let request = Request::post(path).json(query.to_string());
+        match self.send(request.answer_limit(answer_limit(window))).await {
+            Ok(body) => parse_page(window, &body),
+            Err(Error::Rejected { reason, .. }) if has_no_mapping(&reason) => {
+                self.expect_nothing(window).await.map(|()| Page::empty())
+            }
+            Err(error) => Err(copy_gone(error, window.index, window.node)),
+        }
+    }
+
+    /// Whether any shard of an index has a document with this id, under whichever routing, as far as
+    /// searches see it.
+    ///
+    /// # Errors
+    /// Also when not every shard has answered.
+    pub async fn has_id(&self, index: &IndexName, id: &DocumentId) -> Result<bool, Error> {
+        #[derive(Deserialize)]
+        struct Counted {
+            count: u64,
+            _shards: Shards,
+        }
+        let query = json!({ "query": { "ids": { "values": [id.as_str()] } } });
+        let path = format!("/{}/_count", encode(index.as_str()));
+        let body = self
+            .send(Request::post(path).json(query.to_string()))
+            .await?;
+        let counted: Counted = serde_json::from_slice(&body)
+            .map_err(|e| Error::malformed(format!("count of {index}"), e))?;
+        counted._shards.complete(index, None)?;
+        Ok(counted.count > 0)
     }
 
     /// The answer to a search for a window, with more members in its body and parameters in its

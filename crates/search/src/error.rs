@@ -90,6 +90,16 @@ pub enum Error {
         /// Its name.
         index: String,
     },
+    /// The name stands for something that documents cannot be kept equal in.
+    #[error(
+        "{index:?} is {what}, and no index: only an index, or an alias of one, can be kept equal; remove or rename it there, or leave this index out"
+    )]
+    NoIndex {
+        /// The name.
+        index: String,
+        /// What it stands for.
+        what: String,
+    },
     /// The index is closed: nothing can be read from it or written to it.
     #[error("the index {index:?} is closed; open it, or leave it out")]
     IndexClosed {

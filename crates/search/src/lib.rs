@@ -26,6 +26,7 @@ mod error;
 mod headers;
 mod hosts;
 mod indices;
+mod mark;
 mod metadata;
 mod pattern;
 mod plan;
@@ -36,6 +37,7 @@ pub mod retry;
 mod server;
 mod sigv4;
 mod sizer;
+mod templates;
 mod tls;
 
 pub use args::{
@@ -50,11 +52,16 @@ pub use document::{Found, MgetOptions};
 pub use error::Error;
 pub use headers::{MOST_NUMBERS, Numbers};
 pub use indices::{IndexInfo, Replication, Uncapturable};
+pub use mark::Mark;
 pub use metadata::{Creation, DefinitionVersion, Outcome};
 pub use pattern::{IndexPatterns, PatternError};
-pub use plan::{Dialect, Drift, Existing, Plan, Translation, plan};
+pub use plan::{Choices, Dialect, Drift, Existing, Plan, Translation, plan};
 pub use portable::{LeftOut, Reason, portable_settings};
 pub use request::{Request, encode};
 pub use server::{Product, Server, ServerVersion};
 pub use sizer::PageSizer;
+pub use templates::{
+    Kind as TemplateKind, Left, State as TemplateState, TemplateName, TemplatePlan, Templates,
+    plan_templates,
+};
 pub use url::Url;

@@ -1,6 +1,6 @@
 //! What an index looks like, and making one like it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use model::{IndexDefinition, IndexName, Lineage};
@@ -8,22 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{
-    Client, Dialect, Drift, Error, Existing, LeftOut, Plan, Request, capture::Shards, encode, plan,
-    plan::mapping_for, portable_settings, request::index_lists,
+    Choices, Client, Dialect, Drift, Error, Existing, LeftOut, Mark, Plan, Request,
+    capture::Shards, encode, plan, plan::mapping_for, portable_settings, request::index_lists,
 };
-
-/// Where in the mapping's `_meta` we write.
-pub(crate) const MARK: &str = "syncline";
-
-/// What we write there.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Mark {
-    #[serde(flatten)]
-    lineage: Option<Lineage>,
-    /// Aliases that the index has from us.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    aliases: BTreeSet<String>,
-}
 
 /// What came of creating an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +45,7 @@ struct RawDefinition {
     mappings: Box<RawValue>,
     #[serde(default)]
     aliases: Option<Box<RawValue>>,
+    data_stream: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -75,7 +63,7 @@ impl Client {
     /// What the index looks like: its settings and mappings as the cluster returns them.
     ///
     /// # Errors
-    /// Also when the name is an alias of several indices.
+    /// Also when the name is a data stream, or an alias of several indices.
     pub async fn definition(&self, index: &IndexName) -> Result<IndexDefinition, Error> {
         let path = format!("/{}", encode(index.as_str()));
         let body = self.send(Request::get(path)).await?;
@@ -84,7 +72,18 @@ impl Client {
             serde_json::from_slice(&body).map_err(|e| malformed(e.to_string()))?;
         let count = found.len();
         let mut definitions = found.into_values();
+        let no_index = |what: String| Error::NoIndex {
+            index: index.to_string(),
+            what,
+        };
         match (definitions.next(), count) {
+            (
+                Some(RawDefinition {
+                    data_stream: Some(stream),
+                    ..
+                }),
+                _,
+            ) if stream == index.as_str() => Err(no_index("a data stream".to_owned())),
             (Some(definition), 1) => Ok(IndexDefinition {
                 product: self.server().to_string(),
                 settings: definition.settings.index,
@@ -92,12 +91,13 @@ impl Client {
                 aliases: definition.aliases,
                 lineage: None,
             }),
-            _ => Err(malformed(format!("{count} indices go by this name"))),
+            (_, 0) => Err(malformed("it is empty".to_owned())),
+            (_, count) => Err(no_index(format!("an alias of {count} indices"))),
         }
     }
 
-    /// Creates an index like the given one, as far as this cluster can have one like it. Aliases
-    /// are not created.
+    /// Creates an index like the given one, as far as this cluster can have one like it, with what we
+    /// write down there. Aliases are not created.
     ///
     /// # Errors
     /// [`Error::Incompatible`] when this cluster lacks what the definition needs, such as the
@@ -106,6 +106,7 @@ impl Client {
         &self,
         index: &IndexName,
         definition: &IndexDefinition,
+        mark: &Mark,
     ) -> Result<Creation, Error> {
         let malformed =
             |e: serde_json::Error| Error::malformed(format!("definition of {index}"), e);
@@ -113,9 +114,11 @@ impl Client {
             serde_json::from_str(definition.settings.get()).map_err(malformed)?;
         let (kept, left_out) = portable_settings(&settings, self.server().product);
         let mappings = mapping_for(definition, self.dialect(), &mut Vec::new());
+        let mut mappings = mappings.map_err(malformed)?;
+        mark.write_into(&mut mappings);
         let body = serde_json::to_vec(&NewIndex {
             settings: &kept,
-            mappings: &mappings.map_err(malformed)?,
+            mappings: &mappings,
         });
         let path = format!("/{}", encode(index.as_str()));
         let request = Request::put(path).json(body.map_err(malformed)?);
@@ -173,44 +176,64 @@ impl Client {
         }
     }
 
+    /// The index as it is, with what we have written down there; nothing where there is none.
+    ///
+    /// # Errors
+    /// Also when the name is an alias, or a data stream.
+    pub async fn existing(&self, index: &IndexName) -> Result<Option<Existing>, Error> {
+        match self.definition(index).await {
+            Ok(definition) => Ok(Some(Existing {
+                mark: Mark::of(index, &definition)?,
+                definition,
+            })),
+            Err(Error::IndexNotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What has to be done so that an index looks like a source's.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub async fn plan(&self, index: &IndexName, source: &IndexDefinition) -> Result<Plan, Error> {
-        let existing = match self.definition(index).await {
-            Ok(definition) => Some(Existing {
-                ours: self.mark_of(index, &definition)?.aliases,
-                definition,
-            }),
-            Err(Error::IndexNotFound { .. }) => None,
-            Err(error) => return Err(error),
-        };
-        plan(source, existing.as_ref(), self.dialect())
+    pub async fn plan(
+        &self,
+        index: &IndexName,
+        source: &IndexDefinition,
+        choices: Choices,
+    ) -> Result<Plan, Error> {
+        let existing = self.existing(index).await?;
+        self.plan_for(index, source, existing.as_ref(), choices)
+    }
+
+    /// The same for an index that was looked at already.
+    ///
+    /// # Errors
+    /// When a definition is no JSON object.
+    pub fn plan_for(
+        &self,
+        index: &IndexName,
+        source: &IndexDefinition,
+        existing: Option<&Existing>,
+        choices: Choices,
+    ) -> Result<Plan, Error> {
+        plan(source, existing, self.dialect(), choices)
             .map_err(|e| Error::malformed(format!("definition of {index}"), e))
     }
 
-    /// Does what a plan says for an index that is there. Returns what could not be done besides what
-    /// differs anyhow: a cluster that refuses a field or an alias gets the documents all the same.
+    /// Does what a plan says for an index that is there, and writes down where it comes from. Returns
+    /// what could not be done besides what differs anyhow: a cluster that refuses a field, a setting or
+    /// an alias gets the documents all the same.
     ///
     /// # Errors
     /// When the cluster does not answer, or denies it.
-    pub async fn carry_out(&self, index: &IndexName, plan: &Plan) -> Result<Vec<Drift>, Error> {
+    pub async fn carry_out(
+        &self,
+        index: &IndexName,
+        existing: &Existing,
+        plan: &Plan,
+        lineage: Option<Lineage>,
+    ) -> Result<Vec<Drift>, Error> {
         let mut refused = plan.drift.clone();
-        let refusal = |what: String, error: Error| match error {
-            Error::Incompatible { reason, .. } | Error::Rejected { reason, .. } => Ok(Drift {
-                what,
-                source: "there".to_owned(),
-                target: format!("refused: {reason}"),
-            }),
-            // Aliases have names of their own, which a role need not cover.
-            Error::Forbidden { ref action, .. } if what.starts_with("alias") => Ok(Drift {
-                what,
-                source: "there".to_owned(),
-                target: format!("denied: the user lacks {action}"),
-            }),
-            error => Err(error),
-        };
         if !plan.mapping.is_empty() {
             let body = serde_json::value::to_raw_value(&plan.mapping)
                 .map_err(|e| Error::malformed(format!("mapping of {index}"), e))?;
@@ -218,26 +241,43 @@ impl Client {
                 refused.push(refusal(format!("fields {}", plan.added.join(", ")), error)?);
             }
         }
-        if !plan.aliases.is_empty() || !plan.dropped.is_empty() {
-            // What we give is ours before it is there: what is not noted is never taken away.
-            let mut ours = self.mark(index).await?.aliases;
-            ours.extend(plan.aliases.keys().cloned());
-            self.put_mark(index, |mark| mark.aliases = ours).await?;
+        let mut mark = Mark {
+            lineage: lineage.or_else(|| existing.mark.lineage.clone()),
+            aliases: existing.mark.aliases.clone(),
+            settings: plan.given.clone(),
+        };
+        for (key, value) in &plan.settings {
+            let path = format!("/{}/_settings", encode(index.as_str()));
+            let request = Request::put(path).json(json!({ key: value }).to_string());
+            if let Err(error) = self.send(request).await {
+                refused.push(refusal(format!("setting {key}"), error)?);
+                // Ours is still the one before.
+                match existing.mark.settings.get(key) {
+                    Some(before) => mark.settings.insert(key.clone(), before.clone()),
+                    None => mark.settings.remove(key),
+                };
+            }
+        }
+        // An alias is ours before it is there: what is not noted is never taken away.
+        mark.aliases.extend(plan.aliases.keys().cloned());
+        if mark != existing.mark {
+            self.put_mark(index, existing, &mark).await?;
         }
         for (name, alias) in &plan.aliases {
             if let Err(error) = self.set_alias(index, name, alias).await {
                 refused.push(refusal(format!("alias {name}"), error)?);
             }
         }
+        let noted = mark.aliases.len();
         for name in &plan.dropped {
             let remove = json!({ "remove": { "index": index, "alias": name } });
             match self.alias_actions(vec![remove]).await {
-                Ok(()) => {
-                    self.put_mark(index, |mark| mark.aliases.retain(|ours| ours != name))
-                        .await?
-                }
+                Ok(()) => drop(mark.aliases.remove(name)),
                 Err(error) => refused.push(refusal(format!("alias {name}"), error)?),
             }
+        }
+        if mark.aliases.len() < noted {
+            self.put_mark(index, existing, &mark).await?;
         }
         Ok(refused)
     }
@@ -269,53 +309,6 @@ impl Client {
     async fn alias_actions(&self, actions: Vec<Value>) -> Result<(), Error> {
         let request = Request::post("/_aliases").json(json!({ "actions": actions }).to_string());
         self.send(request).await.map(drop)
-    }
-
-    /// What an index's mapping says of where it is filled from; nothing where it says nothing.
-    ///
-    /// # Errors
-    /// Also when what it says cannot be read.
-    pub async fn lineage(&self, index: &IndexName) -> Result<Option<Lineage>, Error> {
-        Ok(self.mark(index).await?.lineage)
-    }
-
-    /// Writes down where an index is filled from, besides what else is under `_meta`.
-    ///
-    /// # Errors
-    /// When the cluster refuses.
-    pub async fn put_lineage(&self, index: &IndexName, lineage: &Lineage) -> Result<(), Error> {
-        self.put_mark(index, |mark| mark.lineage = Some(lineage.clone()))
-            .await
-    }
-
-    async fn mark(&self, index: &IndexName) -> Result<Mark, Error> {
-        let definition = self.definition(index).await?;
-        self.mark_of(index, &definition)
-    }
-
-    fn mark_of(&self, index: &IndexName, definition: &IndexDefinition) -> Result<Mark, Error> {
-        let malformed = |e: serde_json::Error| {
-            Error::malformed(format!("_meta.{MARK} in the mapping of {index}"), e)
-        };
-        let mut meta = meta_of(definition).map_err(malformed)?;
-        let found = meta.remove(MARK).map(serde_json::from_value);
-        Ok(found.transpose().map_err(malformed)?.unwrap_or_default())
-    }
-
-    async fn put_mark(
-        &self,
-        index: &IndexName,
-        change: impl FnOnce(&mut Mark),
-    ) -> Result<(), Error> {
-        let definition = self.definition(index).await?;
-        let mut mark = self.mark_of(index, &definition)?;
-        change(&mut mark);
-        let mut meta =
-            meta_of(&definition).map_err(|e| Error::malformed(format!("mapping of {index}"), e))?;
-        meta.insert(MARK.to_owned(), json!(mark));
-        let path = format!("/{}/_mapping", encode(index.as_str()));
-        let mapping = json!({ "_meta": meta }).to_string();
-        self.send(Request::put(path).json(mapping)).await.map(drop)
     }
 
     /// Adds to the mapping of an index.
@@ -362,22 +355,32 @@ impl Client {
     }
 }
 
-fn meta_of(definition: &IndexDefinition) -> Result<Map<String, Value>, serde_json::Error> {
-    #[derive(Deserialize)]
-    struct Mapping {
-        #[serde(rename = "_meta", default)]
-        meta: Map<String, Value>,
-    }
-    let mapping: Mapping = serde_json::from_str(definition.mappings.get())?;
-    Ok(mapping.meta)
-}
-
 /// Gives an index an alias as `GET /{index}` describes one.
 fn alias_action(index: &str, name: &str, alias: &Value) -> Value {
     let mut add = alias.as_object().cloned().unwrap_or_default();
     add.insert("index".to_owned(), index.into());
     add.insert("alias".to_owned(), name.into());
     json!({ "add": add })
+}
+
+/// What a target refuses, as a difference that stays; whatever else has failed is an error.
+fn refusal(what: String, error: Error) -> Result<Drift, Error> {
+    // Aliases have names of their own, which a role need not cover; nor need it settings.
+    let may_be_denied = what.starts_with("alias") || what.starts_with("setting");
+    let target = match error {
+        Error::Incompatible { reason, .. } | Error::Rejected { reason, .. } => {
+            format!("refused: {reason}")
+        }
+        Error::Forbidden { action, .. } if may_be_denied => {
+            format!("denied: the user lacks {action}")
+        }
+        error => return Err(error),
+    };
+    Ok(Drift {
+        what,
+        source: "there".to_owned(),
+        target,
+    })
 }
 
 /// Adds the remedy to a refused definition.

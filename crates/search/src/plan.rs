@@ -1,15 +1,21 @@
 //! What has to be done at a target so that an index looks like the source's. Pure.
 //!
-//! What the target lacks is added: the index, fields, aliases. What is there and differs is never
-//! changed, because somebody may have wanted it so: it is *drift*, and told.
+//! What the target lacks is added: the index, fields, aliases. What we have set ourselves follows the
+//! source: aliases, and settings that can change while an index is open. What is there and differs is
+//! never changed, because somebody may have wanted it so: it is *drift*, and told.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod fields;
+mod settings;
+
+use std::collections::BTreeMap;
 
 use model::IndexDefinition;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::{LeftOut, Product, Reason, ServerVersion, portable_settings};
+use crate::{LeftOut, Mark, Product, Reason, ServerVersion, portable_settings};
+
+use fields::{Dynamic, Fields};
 
 /// Below these, a setting changes what a document means; others are the operator's matter.
 const MEANINGFUL: [&str; 5] = [
@@ -25,8 +31,8 @@ const MEANINGFUL: [&str; 5] = [
 pub struct Existing {
     /// The index as it is.
     pub definition: IndexDefinition,
-    /// Aliases that we have given it.
-    pub ours: BTreeSet<String>,
+    /// What we have written down there.
+    pub mark: Mark,
 }
 
 /// What has to be done.
@@ -44,8 +50,13 @@ pub struct Plan {
     pub aliases: BTreeMap<String, Value>,
     /// Aliases of ours that the source has no more.
     pub dropped: Vec<String>,
+    /// Settings that are changed; null where the source has it no more.
+    pub settings: BTreeMap<String, Value>,
     /// What differs and stays so.
     pub drift: Vec<Drift>,
+    /// The settings that are then as we have set them.
+    #[serde(skip)]
+    pub given: BTreeMap<String, Value>,
     /// What is put into the mapping.
     #[serde(skip)]
     pub mapping: Map<String, Value>,
@@ -90,7 +101,15 @@ impl Plan {
             && self.mapping.is_empty()
             && self.aliases.is_empty()
             && self.dropped.is_empty()
+            && self.settings.is_empty()
     }
+}
+
+/// What somebody may choose.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Choices {
+    /// Whether the number of replicas follows the source, too.
+    pub replicas: bool,
 }
 
 /// A target cluster, as far as plans depend on it.
@@ -110,6 +129,7 @@ pub fn plan(
     source: &IndexDefinition,
     existing: Option<&Existing>,
     target: Dialect,
+    choices: Choices,
 ) -> Result<Plan, serde_json::Error> {
     let mut plan = Plan::default();
     let settings: Map<String, Value> = serde_json::from_str(source.settings.get())?;
@@ -123,6 +143,7 @@ pub fn plan(
         plan.left_out.retain(|left| {
             left.reason != Reason::Identity && !left.key.ends_with("._tier_preference")
         });
+        plan.given = settings::followed(&settings);
         plan.aliases = aliases;
         return Ok(plan);
     };
@@ -160,9 +181,17 @@ pub fn plan(
             ));
         }
     }
+    settings::compare(
+        &mut plan,
+        &settings,
+        &known,
+        &existing.mark.settings,
+        choices,
+    );
     let there = aliases_of(&existing.definition)?;
     plan.dropped = existing
-        .ours
+        .mark
+        .aliases
         .iter()
         .filter(|name| !aliases.contains_key(*name))
         .cloned()
@@ -182,7 +211,7 @@ pub(crate) fn mapping_for(
 ) -> Result<Map<String, Value>, serde_json::Error> {
     let mut mapping: Map<String, Value> = serde_json::from_str(definition.mappings.get())?;
     if let Some(Value::Object(meta)) = mapping.get_mut("_meta") {
-        meta.retain(|key, _| !key.starts_with(crate::metadata::MARK));
+        meta.retain(|key, _| !key.starts_with(crate::mark::MARK));
         if meta.is_empty() {
             mapping.remove("_meta");
         }
@@ -202,7 +231,7 @@ pub(crate) fn aliases_of(
 }
 
 /// Gives types the names that the target has for them.
-fn translate(
+pub(crate) fn translate(
     path: &str,
     mapping: &mut Map<String, Value>,
     target: Dialect,
@@ -244,147 +273,6 @@ fn other_name(name: &str, target: Dialect) -> Option<(&'static str, &'static [&'
         }
         ("flat_object", Product::Elasticsearch) => Some(("flattened", &[])),
         _ => None,
-    }
-}
-
-/// What a mapping does with a field that it does not have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Dynamic {
-    Adds,
-    /// Ignores or refuses it, because somebody wants it so.
-    Does(&'static str),
-}
-
-impl Dynamic {
-    fn of(mapping: &Map<String, Value>, inherited: Dynamic) -> Dynamic {
-        match mapping
-            .get("dynamic")
-            .map(|value| value.to_string().replace('"', ""))
-            .as_deref()
-        {
-            None => inherited,
-            Some("strict") => Dynamic::Does("strict"),
-            Some("false") => Dynamic::Does("not dynamic"),
-            Some(_) => Dynamic::Adds,
-        }
-    }
-}
-
-/// Compares fields.
-#[derive(Default)]
-struct Fields {
-    /// As it is put into the mapping.
-    additions: Map<String, Value>,
-    added: Vec<String>,
-    drift: Vec<Drift>,
-}
-
-impl Fields {
-    /// `theirs_is` says what theirs does with a field it lacks. Additions are relative to this level.
-    fn compare(
-        &mut self,
-        path: &str,
-        ours: &Map<String, Value>,
-        theirs: &Map<String, Value>,
-        theirs_is: Dynamic,
-    ) {
-        let of = |mapping: &Map<String, Value>| {
-            mapping
-                .get("properties")
-                .and_then(Value::as_object)
-                .cloned()
-        };
-        let (Some(ours_fields), theirs_fields) = (of(ours), of(theirs).unwrap_or_default()) else {
-            return;
-        };
-        let same = Dynamic::of(ours, Dynamic::Adds) == theirs_is;
-        for (name, field) in &ours_fields {
-            let path = join(path, name);
-            let there = theirs_fields.get(name);
-            match (field.as_object(), there.and_then(Value::as_object)) {
-                (Some(_), None) => match theirs_is {
-                    Dynamic::Does(how) if !same => self.drift.push(Drift {
-                        what: format!("field {path}"),
-                        source: kind(field),
-                        target: format!("missing, and the mapping is {how}"),
-                    }),
-                    _ => {
-                        self.added.push(path);
-                        self.additions.insert(name.clone(), field.clone());
-                    }
-                },
-                (Some(field), Some(there)) => self.same_field(&path, name, field, there, theirs_is),
-                _ => {}
-            }
-        }
-    }
-
-    fn same_field(
-        &mut self,
-        path: &str,
-        name: &str,
-        field: &Map<String, Value>,
-        there: &Map<String, Value>,
-        theirs_is: Dynamic,
-    ) {
-        let own = |field: &Map<String, Value>| {
-            let mut own = field.clone();
-            own.retain(|key, _| !matches!(key.as_str(), "properties" | "fields" | "dynamic"));
-            // What a field with properties is unless it says otherwise.
-            if field.contains_key("properties") {
-                own.entry("type").or_insert("object".into());
-            }
-            Value::Object(own)
-        };
-        let (ours, theirs) = (own(field), own(there));
-        if ours != theirs {
-            self.drift
-                .extend(drift(&format!("field {path}"), Some(&ours), Some(&theirs)));
-            return;
-        }
-        let mut inner = Fields::default();
-        inner.compare(path, field, there, Dynamic::of(there, theirs_is));
-        let mut addition = Map::new();
-        if !inner.additions.is_empty() {
-            addition.insert("properties".into(), inner.additions.into());
-        }
-        let known = there.get("fields").and_then(Value::as_object);
-        let mut more = field
-            .get("fields")
-            .and_then(Value::as_object)
-            .cloned()
-            .unwrap_or_default();
-        more.retain(
-            |name, of_field| match known.and_then(|known| known.get(name)) {
-                None => {
-                    inner.added.push(join(path, name));
-                    true
-                }
-                Some(there) => {
-                    inner.drift.extend(drift(
-                        &format!("field {path}.{name}"),
-                        Some(of_field),
-                        Some(there),
-                    ));
-                    false
-                }
-            },
-        );
-        if !more.is_empty() {
-            addition.insert("fields".into(), more.into());
-        }
-        if !addition.is_empty() {
-            // What is there has to be repeated, or it would be taken for a change.
-            if let Value::Object(own) = ours {
-                addition.extend(
-                    own.into_iter()
-                        .filter(|(key, value)| key != "type" || value != "object"),
-                );
-            }
-            self.additions.insert(name.to_owned(), addition.into());
-        }
-        self.added.extend(inner.added);
-        self.drift.extend(inner.drift);
     }
 }
 
@@ -435,12 +323,13 @@ mod tests {
     fn planned(source: Value, target: Value) -> Plan {
         let existing = Existing {
             definition: definition(target, json!({}), json!({})),
-            ours: BTreeSet::new(),
+            mark: Mark::default(),
         };
         plan(
             &definition(source, json!({}), json!({})),
             Some(&existing),
             OPEN_SEARCH,
+            Choices::default(),
         )
         .unwrap()
     }
@@ -504,6 +393,7 @@ mod tests {
             &definition(source.clone(), json!({}), json!({})),
             None,
             OPEN_SEARCH,
+            Choices::default(),
         )
         .unwrap();
         assert!(plan.creates);
@@ -538,9 +428,12 @@ mod tests {
                 json!({}),
                 json!({ "a": {}, "b": {}, "old": {}, "hand": {} }),
             ),
-            ours: ["old".to_owned(), "a".to_owned()].into(),
+            mark: Mark {
+                aliases: ["old".to_owned(), "a".to_owned()].into(),
+                ..Mark::default()
+            },
         };
-        let plan = plan(&source, Some(&existing), OPEN_SEARCH).unwrap();
+        let plan = plan(&source, Some(&existing), OPEN_SEARCH, Choices::default()).unwrap();
         assert_eq!(plan.aliases.keys().collect::<Vec<_>>(), ["b"]);
         assert_eq!(plan.dropped, ["old"]);
     }
@@ -556,9 +449,10 @@ mod tests {
         };
         let existing = Existing {
             definition: of("0", "lowercase"),
-            ours: BTreeSet::new(),
+            mark: Mark::default(),
         };
-        let plan = plan(&of("1", "uppercase"), Some(&existing), OPEN_SEARCH).unwrap();
+        let source = of("1", "uppercase");
+        let plan = plan(&source, Some(&existing), OPEN_SEARCH, Choices::default()).unwrap();
         let told: Vec<&str> = plan.drift.iter().map(|drift| drift.what.as_str()).collect();
         assert_eq!(told, ["setting index.analysis.analyzer.own.filter"]);
     }

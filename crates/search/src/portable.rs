@@ -40,6 +40,49 @@ const KEPT: &[&str] = &[
     "max_regex_length",
 ];
 
+/// Those of the kept that can change while an index is open, and what the target does then.
+const FOLLOWED: &[(&str, Follows)] = &[
+    ("refresh_interval", Follows::Quietly),
+    ("hidden", Follows::Quietly),
+    ("number_of_replicas", Follows::Replicas),
+    ("auto_expand_replicas", Follows::Replicas),
+    ("query.default_field", Follows::Always),
+    ("analyze.max_token_count", Follows::Always),
+    ("highlight.max_analyzed_offset", Follows::Always),
+    ("mapping.total_fields.limit", Follows::Always),
+    ("mapping.depth.limit", Follows::Always),
+    ("mapping.nested_fields.limit", Follows::Always),
+    ("mapping.nested_objects.limit", Follows::Always),
+    ("mapping.field_name_length.limit", Follows::Always),
+    ("max_result_window", Follows::Always),
+    ("max_inner_result_window", Follows::Always),
+    ("max_rescore_window", Follows::Always),
+    ("max_docvalue_fields_search", Follows::Always),
+    ("max_script_fields", Follows::Always),
+    ("max_ngram_diff", Follows::Always),
+    ("max_shingle_diff", Follows::Always),
+    ("max_terms_count", Follows::Always),
+    ("max_regex_length", Follows::Always),
+];
+
+/// How a setting of the target follows the source's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Follows {
+    /// It bounds what the index takes or answers: where it differs, that is told.
+    Always,
+    /// It is a matter of operation: where somebody has set another, that is theirs.
+    Quietly,
+    /// Only if somebody chooses so.
+    Replicas,
+}
+
+/// Whether and how a setting such as `index.refresh_interval` follows.
+pub(crate) fn follows(key: &str) -> Option<Follows> {
+    let key = key.strip_prefix("index.").unwrap_or(key);
+    let found = FOLLOWED.iter().find(|(name, _)| *name == key);
+    found.map(|(_, how)| *how)
+}
+
 /// Kept where the target is OpenSearch, and only OpenSearch has them.
 const KEPT_BY_OPENSEARCH: &[&str] = &["knn"];
 
@@ -125,7 +168,7 @@ pub fn portable_settings(
     (kept, left_out)
 }
 
-fn reason_against(key: &str, value: &Value, target: Product) -> Option<Reason> {
+pub(crate) fn reason_against(key: &str, value: &Value, target: Product) -> Option<Reason> {
     let below = |name: &str| {
         key.strip_prefix(name)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
@@ -142,7 +185,7 @@ fn reason_against(key: &str, value: &Value, target: Product) -> Option<Reason> {
 }
 
 /// Nested objects as dotted keys; clusters take both.
-fn flatten(settings: &Map<String, Value>) -> Vec<(String, Value)> {
+pub(crate) fn flatten(settings: &Map<String, Value>) -> Vec<(String, Value)> {
     let mut flat = Vec::new();
     for (key, value) in settings {
         match value {

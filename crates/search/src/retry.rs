@@ -35,6 +35,7 @@ pub fn classify(error: &Error) -> Decision {
         | Error::Rejected { .. }
         | Error::Malformed { .. }
         | Error::NoSource { .. }
+        | Error::NoIndex { .. }
         | Error::Incompatible { .. } => Decision::Fatal,
     }
 }

@@ -6,7 +6,7 @@ use clap::{Args, Command, FromArgMatches};
 use config::{Resolved, Resolver};
 use runtime::exit::Exit;
 
-use crate::{check, dlq, explain, program, readers, reference, sync, up, verify};
+use crate::{check, dlq, explain, metadata, program, readers, reference, resync, sync, up, verify};
 
 /// The sections a configuration file may have: one for each command that runs for long.
 pub(crate) const SECTIONS: &[&str] = &[
@@ -16,6 +16,7 @@ pub(crate) const SECTIONS: &[&str] = &[
     "up",
     "sync",
     "verify",
+    "metadata",
 ];
 
 /// A command of the program.
@@ -49,6 +50,11 @@ const COMMANDS: &[Entry] = &[
         },
     },
     Entry {
+        name: "metadata",
+        about: "Carries templates from one cluster to another, and says what differs",
+        run: |name, argv| start::<metadata::Args>(name, argv, metadata::start),
+    },
+    Entry {
         name: "readers",
         about: "Lists who reads the stream and how far, or forgets a reader that is gone",
         run: |name, argv| {
@@ -65,6 +71,13 @@ const COMMANDS: &[Entry] = &[
         about: "Says where one document is between source and target, and why",
         run: |name, argv| {
             start::<explain::Args>(name, argv, |args| program::command(explain::run(args)))
+        },
+    },
+    Entry {
+        name: "resync",
+        about: "Publishes an index, or some of its documents, once more",
+        run: |name, argv| {
+            start::<resync::Args>(name, argv, |args| program::command(resync::run(args)))
         },
     },
     Entry {
@@ -153,6 +166,7 @@ pub(crate) fn with_ports(name: &str, command: Command) -> Command {
         "es-writer" => "127.0.0.1:8082",
         "up" => "127.0.0.1:8083",
         "verify" => "127.0.0.1:8084",
+        "metadata" => "127.0.0.1:8085",
         _ => return command,
     };
     command.mut_arg("admin_listen", |arg| arg.default_value(port))

@@ -1,7 +1,8 @@
 //! What has to be done at a target before documents come, in words.
 
 use model::IndexName;
-use search::{Client, Error, Plan};
+use search::{Choices, Client, Error, Plan};
+use serde_json::Value;
 
 /// The lines that say what a plan does, and what it leaves as it is.
 pub(crate) fn lines(index: &IndexName, plan: &Plan) -> Vec<String> {
@@ -29,6 +30,13 @@ pub(crate) fn lines(index: &IndexName, plan: &Plan) -> Vec<String> {
     if !plan.added.is_empty() {
         lines.push(format!("  fields are added: {}", plan.added.join(", ")));
     }
+    for (key, value) in &plan.settings {
+        lines.push(match value {
+            Value::Null => format!("  setting {key}: is reset"),
+            Value::String(text) => format!("  setting {key}: becomes {text}"),
+            value => format!("  setting {key}: becomes {value}"),
+        });
+    }
     for alias in plan.aliases.keys() {
         lines.push(format!("  alias {alias}: is set"));
     }
@@ -46,13 +54,14 @@ pub(crate) async fn of(
     source: &Client,
     target: &Client,
     index: &IndexName,
+    choices: Choices,
 ) -> Result<Plan, (bool, Error)> {
     let definition = source
         .definition(index)
         .await
         .map_err(|error| (true, error))?;
     target
-        .plan(index, &definition)
+        .plan(index, &definition, choices)
         .await
         .map_err(|error| (false, error))
 }

@@ -5,9 +5,9 @@ use std::{fmt::Write, process::ExitCode};
 use clap::{Args, Command};
 
 use crate::{
-    check, cli, dlq, explain,
+    check, cli, dlq, explain, metadata,
     program::Service,
-    readers, sync,
+    readers, resync, sync,
     up::{self, NatsServerArgs},
     verify,
 };
@@ -41,10 +41,12 @@ fn page() -> String {
     section::<sync::Args>(&mut page, "sync");
     section::<up::Args>(&mut page, "up");
     section::<verify::Args>(&mut page, "verify");
+    section::<metadata::Args>(&mut page, "metadata");
     section::<check::Args>(&mut page, "check");
     section::<readers::Args>(&mut page, "readers");
     section::<dlq::Args>(&mut page, "dlq");
     section::<explain::Args>(&mut page, "explain");
+    section::<resync::Args>(&mut page, "resync");
     section::<Service<es_watcher::Args>>(&mut page, "es-watcher");
     section::<Service<es_writer::Args>>(&mut page, "es-writer");
     section::<NatsServerArgs>(&mut page, "nats-server");

@@ -5,8 +5,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use comfy_table::{CellAlignment, Table, presets};
 use config::{ByteSize, CommaList, Millis, Rate};
 use es_watcher::{
-    Checkpoints, Deletes, DiskStore, Memory, Owner, Registry, SearchSource, SourceOptions,
-    SourceRefresh,
+    Checkpoints, Deletes, DiskStore, Memory, Owner, Registry, Requests, SearchSource,
+    SourceOptions, SourceRefresh,
 };
 use es_writer::{FileDeadLetters, SearchWriter};
 use futures::future::BoxFuture;
@@ -16,7 +16,7 @@ use runtime::{
     exit::{self, Exit},
     telemetry::{self, LogFormat},
 };
-use search::{Client, IndexPatterns, SourceArgs, TargetArgs, retry};
+use search::{Choices, Client, IndexPatterns, SourceArgs, TargetArgs, retry};
 use tokio_util::sync::CancellationToken;
 
 use crate::{plan, program, progress::Progress};
@@ -92,6 +92,10 @@ pub(crate) struct Args {
     /// Most documents copied in a second, such as 5000/s, to spare the cluster; no limit if not given.
     #[arg(long, env = "MAX_RATE", value_name = "N/s")]
     max_rate: Option<Rate>,
+    /// Let the number of replicas follow the source, too; else a new index gets the source's, and it is
+    /// yours from then on.
+    #[arg(long, env = "FOLLOW_REPLICAS")]
+    follow_replicas: bool,
     /// File for documents that the target refuses, with the reasons.
     #[arg(
         long,
@@ -107,6 +111,14 @@ pub(crate) struct Args {
     source_access: SourceArgs,
     #[command(flatten)]
     target_access: TargetArgs,
+}
+
+impl Args {
+    fn choices(&self) -> Choices {
+        Choices {
+            replicas: self.follow_replicas,
+        }
+    }
 }
 
 /// Why a copy fails.
@@ -168,7 +180,7 @@ async fn copy(args: Args) -> Result<(), SyncError> {
     }
     check_names(&source, &args.indices).await?;
     if args.dry_run {
-        return tell_plan(&source, &target, &args.indices).await;
+        return tell_plan(&source, &target, &args).await;
     }
     let progress = Arc::new(Progress::new(&totals(&source, &args.indices).await?));
     let (_shutdown, token) = program::on_signals(Duration::from_secs(20))?;
@@ -213,13 +225,9 @@ async fn check_names(source: &Client, patterns: &IndexPatterns) -> Result<(), Sy
 }
 
 /// Prints what a run would do.
-async fn tell_plan(
-    source: &Client,
-    target: &Client,
-    patterns: &IndexPatterns,
-) -> Result<(), SyncError> {
-    for (index, documents) in totals(source, patterns).await? {
-        let plan = plan::of(source, target, &index).await;
+async fn tell_plan(source: &Client, target: &Client, args: &Args) -> Result<(), SyncError> {
+    for (index, documents) in totals(source, &args.indices).await? {
+        let plan = plan::of(source, target, &index, args.choices()).await;
         let plan = plan.map_err(|(of_source, error)| match of_source {
             true => SyncError::Source(error),
             false => SyncError::Target(error),
@@ -292,6 +300,7 @@ async fn join(
         checkpoints,
         ledger,
         registry: Arc::new(TargetLineages(target.clone())),
+        requests: Requests::default(),
         log: None,
     };
     let mut source = SearchSource::start(source, options, memory, progress.clone());
@@ -305,7 +314,7 @@ async fn join(
     let letters = Arc::new(FileDeadLetters::new(&args.dead_letters));
     let applying = apply(
         &mut reader,
-        Arc::new(SearchWriter::new(target)),
+        Arc::new(SearchWriter::new(target).choosing(args.choices())),
         letters,
         progress.clone(),
         apply_options(args),

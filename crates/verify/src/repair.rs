@@ -14,7 +14,7 @@
 
 use bytes::{Bytes, BytesMut};
 use model::{Action, Change, Document, Epoch, Version, wire};
-use search::{Error, Found, Item, Outcome, retry};
+use search::{Error, Found, Item, Mark, Outcome, retry};
 
 use crate::{
     VerifyError,
@@ -58,8 +58,9 @@ pub(crate) async fn create(source: &SideIndex, target: &SideIndex) -> Result<(),
     let definition = source
         .patiently(|| source.client.definition(&source.name))
         .await?;
+    let mark = Mark::default();
     let created = target
-        .patiently(|| target.client.create_index(&target.name, &definition))
+        .patiently(|| target.client.create_index(&target.name, &definition, &mark))
         .await?;
     if created.outcome == Outcome::Created {
         tracing::info!(index = %target.name, like = %definition.product, "created index");
@@ -92,7 +93,7 @@ pub(crate) async fn write(
         match refusal {
             None => {
                 written.written += 1;
-                written.foreign += u64::from(write.over);
+                written.foreign += u64::from(write.change.over);
             }
             // Something newer has come meanwhile: it is as it should be, or the next look says so.
             Some(Refusal { status: 409, .. }) if held[write.place].found => {}
@@ -133,8 +134,6 @@ pub(crate) async fn delete(
 struct Write {
     place: usize,
     change: Change,
-    /// Whether it replaces a document of its very version.
-    over: bool,
 }
 
 impl Write {
@@ -143,13 +142,10 @@ impl Write {
             id: suspect.id.clone(),
             routing: suspect.routing.clone(),
             version,
+            over,
             action,
         };
-        Write {
-            place,
-            change,
-            over,
-        }
+        Write { place, change }
     }
 
     /// The source's document for the target. Nothing where a server said no numbers, or ones that
@@ -270,10 +266,7 @@ async fn send<'a>(
 fn body(writes: &[&Write]) -> Bytes {
     let mut body = BytesMut::with_capacity(writes.iter().map(|write| write.change.size()).sum());
     for write in writes {
-        match write.over {
-            true => wire::write_over(&mut body, &write.change),
-            false => wire::write_change(&mut body, &write.change),
-        }
+        wire::write_change(&mut body, &write.change);
     }
     body.freeze()
 }

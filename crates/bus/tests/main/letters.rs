@@ -75,6 +75,7 @@ fn change(id: &str, position: u64, size: usize) -> Change {
         id: DocumentId::try_from(id).unwrap(),
         routing: None,
         version: Version::new(Epoch(0), position).unwrap(),
+        over: false,
         action: Action::Index(Document::from_json(
             format!("\"{}\"", "x".repeat(size)).into(),
         )),

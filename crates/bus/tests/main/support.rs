@@ -115,6 +115,7 @@ pub(crate) fn batch(index: &str, start: u64, count: u64, size: usize) -> Arc<Bat
         id: DocumentId::try_from(number.to_string().as_str()).unwrap(),
         routing: None,
         version: Version::new(Epoch(0), number).unwrap(),
+        over: false,
         action: Action::Index(Document::from_json(
             format!("{{\"n\":{number},\"text\":\"{}\"}}", "x".repeat(size)).into(),
         )),

@@ -46,6 +46,11 @@ impl Beginning {
         }
     }
 
+    /// How many shards the index has.
+    pub(crate) fn shards(&self) -> u32 {
+        self.shards
+    }
+
     /// Where to start reading a shard's history. Returns after what the target has to know before is
     /// on its way.
     pub(crate) async fn of(

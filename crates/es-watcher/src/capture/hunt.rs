@@ -79,6 +79,13 @@ impl Hunt {
         }
     }
 
+    /// Whether the shard says that it has deleted nothing since it was counted last.
+    pub(crate) fn is_quiet(&self, standing: &Standing) -> bool {
+        let counted = self.hint.as_ref();
+        counted
+            .is_some_and(|(copy, deletes)| *copy == standing.copy && *deletes == standing.deletes)
+    }
+
     /// Whether every delete that happened before the hunt began was found.
     pub(crate) fn is_done(&self) -> bool {
         self.is_done && matches!(self.state, State::Resting)

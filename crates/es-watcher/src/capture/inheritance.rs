@@ -100,7 +100,7 @@ async fn close(
                 deletes.push(entry.delete(version));
             }
         }
-        capture.observer.deleted(index, deletes.len());
+        capture.observer.deleted(index, deletes.len(), None);
         let batch = Batch {
             index: index.clone(),
             origin: Origin::now(format!("elasticsearch/{}/{}", old.index_uuid, old.shard).into()),
@@ -112,6 +112,7 @@ async fn close(
         };
         let position = Checkpoint {
             gone: Some(Arc::new(gone)),
+            ticket: None,
             ..Checkpoint::none(index)
         };
         let captured = Captured {

@@ -8,6 +8,7 @@
 //!        -> refresh the index, once for all       refresh.rs
 //!        -> read windows up to the checkpoint     shard.rs, page.rs
 //!        -> count what is alive, now and then     hunt.rs, deletes.rs
+//!        -> read once more what is asked for      shard/again.rs
 //! per index: what an earlier history left behind  inheritance.rs
 //! ```
 //!
@@ -46,6 +47,7 @@ use crate::{
     checkpoint::Checkpoints,
     ledger::{Ledger, Stage},
     lineage::Registry,
+    resync::Requests,
     source::{SourceObserver, SourceOptions},
 };
 
@@ -63,6 +65,8 @@ pub(crate) struct Capture {
     /// Without one, deletes go unnoticed.
     pub(crate) ledger: Option<Ledger>,
     pub(crate) stage: Stage,
+    /// What is asked for again.
+    pub(crate) requests: Requests,
     pub(crate) cost: Cost,
 }
 

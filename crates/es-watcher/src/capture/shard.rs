@@ -1,11 +1,13 @@
 //! One shard: look, refresh, read, again.
 
+mod again;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use model::{Action, Batch, Change, Content, Document, Origin, Version};
+use model::{Action, Batch, Change, Content, Document, Origin, Version, now_ms};
 use pipeline::{Captured, Fault};
 use runtime::backoff::Backoff;
 use search::{Error, Hit, PageSizer, ShardCopy, Window};
@@ -21,6 +23,8 @@ use super::{
     page::read_whole_numbers,
     refresh::Refresher,
 };
+use again::Again;
+
 use crate::{
     checkpoint::{Checkpoint, History, ShardKey},
     error::fault,
@@ -51,6 +55,17 @@ struct Reading {
     /// Where a reader that does not follow is done: the checkpoint of its first look.
     goal: i64,
     deletes: Option<Deletes>,
+    /// What is published once more because somebody has asked for it.
+    again: Option<Again>,
+}
+
+/// A page that was handed on.
+struct Handed {
+    /// When it was complete.
+    complete: Instant,
+    /// Up to where its range is read then.
+    upto: i64,
+    documents: usize,
 }
 
 impl Reading {
@@ -71,6 +86,20 @@ struct Deletes {
     announced: bool,
     /// Whether the shard is what was read of it, since it was seen first or its primary moved.
     recognised: bool,
+    /// When the shard was last seen to have deleted nothing since the count before, in milliseconds since
+    /// 1970; 0 where it was not.
+    quiet_ms: u64,
+    /// When what is suspected was missed.
+    missed: Missed,
+}
+
+/// Between which moments something was deleted, in milliseconds since 1970.
+#[derive(Debug, Clone, Copy, Default)]
+struct Missed {
+    /// It was there then; 0 where nobody knows.
+    after_ms: u64,
+    /// It was gone then.
+    before_ms: u64,
 }
 
 impl ShardReader {
@@ -202,6 +231,7 @@ impl ShardReader {
             marked: start.position,
             goal: standing.global_checkpoint,
             deletes,
+            again: None,
             start,
         })
     }
@@ -234,6 +264,8 @@ impl ShardReader {
             hunt: Hunt::new(Instant::now(), self.capture.options.deletes.interval()),
             announced: false,
             recognised: false,
+            quiet_ms: 0,
+            missed: Missed::default(),
         })
     }
 
@@ -251,7 +283,8 @@ impl ShardReader {
         if reading.cursor.read() >= reading.goal {
             self.announce(reading);
         }
-        self.hunt(reading, look, standing).await
+        self.hunt(reading, look, standing).await?;
+        self.again(reading, look, standing).await
     }
 
     /// Makes sure that the shard still is what was read of it. One that was taken back to an earlier
@@ -332,11 +365,11 @@ impl ShardReader {
     ) -> Result<(), Stop> {
         self.visible(look, standing).await?;
         while range.after < range.upto {
-            let (complete, upto) = self.page(reading, &range, standing).await?;
-            if upto > range.after {
-                reading.cursor.advance(complete, upto);
+            let page = self.page(reading, &range, standing, false).await?;
+            if page.upto > range.after {
+                reading.cursor.advance(page.complete, page.upto);
             }
-            range.after = upto;
+            range.after = page.upto;
             self.look_again(reading)?;
         }
         Ok(())
@@ -362,6 +395,10 @@ impl ShardReader {
         let (Some(deletes), Ok(upto)) = (&mut reading.deletes, u64::try_from(read)) else {
             return Ok(());
         };
+        let asked_ms = now_ms().saturating_sub(look.asked.elapsed().as_millis() as u64);
+        if deletes.hunt.is_quiet(standing) {
+            deletes.quiet_ms = asked_ms;
+        }
         let step = deletes.hunt.step(Instant::now(), standing, read);
         if step == Step::Rest {
             return Ok(());
@@ -377,6 +414,10 @@ impl ShardReader {
         match step {
             Step::Rest => Ok(()),
             Step::Count => {
+                deletes.missed = Missed {
+                    after_ms: deletes.quiet_ms,
+                    before_ms: now_ms(),
+                };
                 let found = comparison.find(deletes.hunt.under_way()).await?;
                 let (now, count) = (Instant::now(), found.suspects.len());
                 self.capture.observer.counted(now - begun, count);
@@ -390,7 +431,8 @@ impl ShardReader {
             }
             Step::Ask { ceiling, suspects } => {
                 let gone = comparison.gone(suspects).await?;
-                self.delete(reading, ceiling, gone)
+                let missed = deletes.missed;
+                self.delete(reading, ceiling, gone, missed)
                     .await
                     .map_err(Stop::Failed)
             }
@@ -403,9 +445,13 @@ impl ShardReader {
         reading: &mut Reading,
         ceiling: u64,
         gone: Vec<Entry>,
+        missed: Missed,
     ) -> Result<(), Fault> {
         let version = Version::new(reading.start.epoch, ceiling).map_err(Fault::fatal)?;
-        self.capture.observer.deleted(&self.key.index, gone.len());
+        let waited = (missed.after_ms > 0).then(|| now_ms().saturating_sub(missed.after_ms));
+        let waited = waited.map(Duration::from_millis);
+        let observer = &self.capture.observer;
+        observer.deleted(&self.key.index, gone.len(), waited);
         for gone in gone.chunks(ledger::TOGETHER) {
             let Some(deletes) = &mut reading.deletes else {
                 return Ok(());
@@ -417,7 +463,10 @@ impl ShardReader {
             };
             let changes = gone.iter().map(|entry| entry.delete(version)).collect();
             let content = Content::Changes(changes);
-            let origin = Origin::now(Arc::clone(&self.partition));
+            let origin = Origin {
+                partition: Arc::clone(&self.partition),
+                captured_ms: missed.before_ms,
+            };
             let mut captured = self.captured(reading, origin, content);
             captured.position.gone = Some(Arc::new(entries));
             self.capture.stage.put(Noted::Other(captured)).await?;
@@ -442,19 +491,19 @@ impl ShardReader {
             upto: (*numbers.end() as i64).min(reading.cursor.read()),
         };
         while range.after < range.upto {
-            range.after = self.page(reading, &range, standing).await?.1;
+            range.after = self.page(reading, &range, standing, false).await?.upto;
         }
         Ok(())
     }
 
-    /// Reads the next page and hands it on. Returns when it was complete, and up to where the range
-    /// is read then.
+    /// Reads the next page and hands it on; `over` says that it is asked for again.
     async fn page(
         &mut self,
         reading: &mut Reading,
         range: &Range,
         standing: &Standing,
-    ) -> Result<(Instant, i64), Stop> {
+        over: bool,
+    ) -> Result<Handed, Stop> {
         let window = Window {
             index: &self.key.index,
             shard: self.key.shard,
@@ -474,22 +523,33 @@ impl ShardReader {
             // The documents here are larger than those before: fewer of them, then.
             Err(Error::AnswerTooLarge { .. }) if window.size > 1 => {
                 self.sizer.shrink();
-                return Ok((Instant::now(), range.after));
+                return Ok(Handed {
+                    complete: Instant::now(),
+                    upto: range.after,
+                    documents: 0,
+                });
             }
             read => read?,
         };
         let complete = Instant::now();
         self.sizer.learn(page.hits.len(), page.bytes);
-        self.capture.throttle.take(page.hits.len()).await;
+        let documents = page.hits.len();
+        self.capture.throttle.take(documents).await;
         if !page.hits.is_empty() {
             let changes = page.hits.into_iter().map(|hit| change(hit, &reading.start));
             let changes: Result<Vec<Change>, Fault> = changes.collect();
-            let content = Content::Changes(changes.map_err(Stop::Failed)?);
+            let mut changes = changes.map_err(Stop::Failed)?;
+            changes.iter_mut().for_each(|change| change.over = over);
+            let content = Content::Changes(changes);
             self.emit(reading, origin, content, upto)
                 .await
                 .map_err(Stop::Failed)?;
         }
-        Ok((complete, upto))
+        Ok(Handed {
+            complete,
+            upto,
+            documents,
+        })
     }
 
     /// Between two pages: what a newer look says about those already read.
@@ -622,6 +682,7 @@ fn change(hit: Hit, start: &Checkpoint) -> Result<Change, Fault> {
         id: hit.id,
         routing: hit.routing,
         version: Version::new(start.epoch, hit.seq_no).map_err(Fault::fatal)?,
+        over: false,
         action: if hit.version == 1 {
             Action::Index(document)
         } else {

@@ -14,7 +14,7 @@ use bus::Stored;
 use model::{Epoch, Generation, IndexName, Lineage, VersionError};
 use serde::{Deserialize, Serialize};
 
-use crate::ledger::Gone;
+use crate::{ledger::Gone, resync::Ticket};
 
 use disk::{seal, unseal};
 
@@ -73,6 +73,8 @@ pub struct Checkpoint {
     pub position: i64,
     /// Deletes that are published with it.
     pub(crate) gone: Option<Arc<Gone>>,
+    /// What is answered with it.
+    pub(crate) ticket: Option<Arc<Ticket>>,
 }
 
 impl Checkpoint {
@@ -87,6 +89,7 @@ impl Checkpoint {
             epoch: Epoch(0),
             position: -1,
             gone: None,
+            ticket: None,
         }
     }
 }
@@ -173,6 +176,7 @@ impl Checkpoints {
             epoch: record.epoch,
             position: record.position,
             gone: None,
+            ticket: None,
         })
     }
 

@@ -66,6 +66,7 @@ impl Entry {
             id: self.id.clone(),
             routing: self.routing.clone(),
             version,
+            over: false,
             action: Action::Delete,
         }
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use es_watcher::{
-    Checkpoints, Deletes, Ledger, Memory, SearchSource, SourceOptions, SourceRefresh,
+    Checkpoints, Deletes, Ledger, Memory, Requests, SearchSource, SourceOptions, SourceRefresh,
 };
 use model::Version;
 use pipeline::ChangeSource;
@@ -67,6 +67,7 @@ pub(crate) async fn start(
         checkpoints: Checkpoints::in_memory(),
         ledger: Some(ledger),
         registry: Arc::new(()),
+        requests: Requests::default(),
         log: None,
     };
     SearchSource::start(client, options, memory, Arc::new(()))

@@ -5,7 +5,7 @@ use std::{borrow::Cow, io::Read};
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::{DecodeError, MAX_UNPACKED, Message};
+use super::{DecodeError, MAX_UNPACKED, Message, OVER};
 use crate::{Action, Batch, Change, Content, Document, DocumentId, Kind, Operation, Version};
 
 /// Reads a whole message back. For a message in parts, see [`Assembler`].
@@ -58,6 +58,8 @@ struct Metadata<'a> {
     #[serde(borrow)]
     routing: Option<Cow<'a, str>>,
     version: u64,
+    #[serde(borrow)]
+    version_type: Option<Cow<'a, str>>,
 }
 
 fn read_changes(
@@ -89,6 +91,7 @@ fn read_changes(
             id: DocumentId::try_from(metadata._id.as_ref())?,
             routing: metadata.routing.map(|r| r.into_owned().into()),
             version: Version::try_from(metadata.version)?,
+            over: operation != Operation::Delete && metadata.version_type.as_deref() == Some(OVER),
             action,
         });
     }

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{Envelope, Message};
+use super::{EXACT, Envelope, Message, OVER};
 use crate::{Action, Batch, Change, Content, Kind, Operation, Root, Subject, Tenant};
 
 /// How batches are encoded.
@@ -111,18 +111,9 @@ impl Encoder {
 /// Appends a change as `_bulk` takes it: a line of metadata, then the document's line if it has one.
 pub fn write_change(body: &mut BytesMut, change: &Change) {
     let version_type = match change.action {
-        Action::Index(_) | Action::Update(_) => "external",
-        Action::Delete => "external_gte",
+        Action::Index(_) | Action::Update(_) if !change.over => EXACT,
+        Action::Index(_) | Action::Update(_) | Action::Delete => OVER,
     };
-    write_versioned(body, change, version_type);
-}
-
-/// The same for a change that also replaces a document of its very version.
-pub fn write_over(body: &mut BytesMut, change: &Change) {
-    write_versioned(body, change, "external_gte");
-}
-
-fn write_versioned(body: &mut BytesMut, change: &Change, version_type: &str) {
     let operation = match change.action {
         Action::Index(_) | Action::Update(_) => "index",
         Action::Delete => "delete",

@@ -14,7 +14,8 @@
 //! that follow each other in the log; [`Assembler`] joins them again.
 //!
 //! Versions: a document is written with the strict `external`, a delete with `external_gte`,
-//! because a delete found by counting can carry the very version its document had (ADR 0003).
+//! because a delete found by counting can carry the very version its document had (ADR 0003). A
+//! document that somebody has asked for again has `external_gte`, too (ADR 0013).
 
 mod decode;
 mod encode;
@@ -27,8 +28,13 @@ use bytes::Bytes;
 use crate::{NameError, Operation, Origin, Subject, VersionError};
 
 pub use decode::decode;
-pub use encode::{Encoder, write_change, write_over};
+pub use encode::{Encoder, write_change};
 pub use parts::Assembler;
+
+/// The version type of a document: only a higher version than the target has is written.
+const EXACT: &str = "external";
+/// That of a delete, and of a document that somebody has asked for again: the very version, too.
+const OVER: &str = "external_gte";
 
 /// The format this build writes, and the newest it reads.
 pub const FORMAT: u32 = 1;

@@ -21,13 +21,15 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
         0..1u64 << 55,
         document,
         0..3usize,
+        proptest::bool::ANY,
     )
-        .prop_map(|(id, routing, position, document, action)| {
+        .prop_map(|(id, routing, position, document, action, over)| {
             let document = Document::from_json(document.into());
             Change {
                 id: DocumentId::try_from(id.as_str()).unwrap(),
                 routing: routing.map(Into::into),
                 version: Version::new(Epoch(3), position).unwrap(),
+                over: over && action < 2,
                 action: match action {
                     0 => Action::Index(document),
                     1 => Action::Update(document),
@@ -121,6 +123,7 @@ fn large_batch() -> (Encoder, Vec<Message>) {
         id: DocumentId::try_from("1").unwrap(),
         routing: None,
         version: Version::new(Epoch(0), 1).unwrap(),
+        over: false,
         action: Action::Index(Document::from_json(document.into())),
     }]));
     assert_eq!(messages.len(), 4);

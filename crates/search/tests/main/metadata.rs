@@ -1,6 +1,6 @@
 use anyhow::Result;
 use model::{IndexDefinition, IndexName};
-use search::{Client, Error, Outcome};
+use search::{Client, Error, Mark, Outcome};
 use serde_json::{Value, json, value::RawValue};
 use testkit::{Product, SearchNode};
 
@@ -48,10 +48,14 @@ async fn an_index_looks_the_same_after_a_journey_through_every_product() -> Resu
             ),
             Some((definition, _)) => {
                 if !client.index_exists(&index).await? {
-                    let created = client.create_index(&index, definition).await?;
+                    let created = client
+                        .create_index(&index, definition, &Mark::default())
+                        .await?;
                     assert_eq!(created.outcome, Outcome::Created, "{product}");
                 }
-                let again = client.create_index(&index, definition).await?;
+                let again = client
+                    .create_index(&index, definition, &Mark::default())
+                    .await?;
                 assert_eq!(again.outcome, Outcome::AlreadyThere, "{product}");
             }
         }
@@ -96,7 +100,10 @@ async fn a_definition_that_the_target_cannot_have_says_what_is_missing() -> Resu
                 settings: raw(json!({"number_of_shards": "1"}))?,
                 mappings: raw(mapping)?,
             };
-            let error = client.create_index(&index, &definition).await.unwrap_err();
+            let error = client
+                .create_index(&index, &definition, &Mark::default())
+                .await
+                .unwrap_err();
             assert!(
                 matches!(error, Error::Incompatible { .. }),
                 "{product}: {error}"

@@ -8,7 +8,7 @@
 
 use bytes::Bytes;
 use model::{IndexName, source_of};
-use search::{Client, ClientConfig, Error, IndexPatterns, Request, encode};
+use search::{Choices, Client, ClientConfig, Error, IndexPatterns, Request, encode};
 use serde::Deserialize;
 
 use crate::plan;
@@ -255,7 +255,7 @@ async fn definitions(
     const WHAT: &str = "target definitions";
     let mut differ = 0;
     for name in existing {
-        match plan::of(source, target, name).await {
+        match plan::of(source, target, name, Choices::default()).await {
             Ok(plan) if plan.drift.is_empty() => {}
             Ok(plan) => {
                 differ += 1;

@@ -9,7 +9,7 @@ use crate::support::{
     corpus,
     equal::until_equal,
     pipeline::Pipeline,
-    program::{PATIENCE, run},
+    program::{PATIENCE, Program, run},
 };
 
 async fn shape(http: &Http, index: &str) -> Result<Value> {
@@ -117,6 +117,107 @@ async fn aliases_follow_the_source_and_those_made_by_hand_stay() -> Result<()> {
     follows("the alias is gone from the old one").await?;
     let theirs = shape(&target.http(), &old).await?;
     ensure!(theirs["aliases"].get(&by_hand).is_some(), "{theirs:#}");
+    watcher.stop().await?;
+    writer.stop().await
+}
+
+/// What an index has for a setting; null where it is the default.
+async fn setting(http: &Http, index: &str, path: &str) -> Result<Value> {
+    let shape = shape(http, index).await?;
+    let found = path
+        .split('.')
+        .fold(&shape["settings"]["index"], |at, key| &at[key]);
+    Ok(found.clone())
+}
+
+async fn set(http: &Http, index: &str, settings: Value) -> Result<()> {
+    http.put_json(&format!("/{index}/_settings"), &settings)
+        .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn settings_follow_the_source_and_those_set_by_hand_stay() -> Result<()> {
+    const LIMIT: &str = "mapping.total_fields.limit";
+    let (source, target) = nodes().await;
+    let index = index_name("settings");
+    corpus::create(&source.http(), &index, 1, false).await?;
+    set(
+        &source.http(),
+        &index,
+        json!({ "index.refresh_interval": "7s" }),
+    )
+    .await?;
+    corpus::index_numbers(&source.http(), &index, 0..10, 0).await?;
+    let pipeline = Pipeline::new(&source.url(), &target.url(), &index).await?;
+    let (watcher, writer) = (pipeline.watcher()?, pipeline.writer()?);
+    until_equal(&source.http(), &target.http(), &index, PATIENCE).await?;
+    ensure!(setting(&target.http(), &index, "refresh_interval").await? == "7s");
+    let becomes = async |path: &str, value: Value| {
+        wait_until(&format!("{path} becomes {value}"), PATIENCE, async || {
+            let there = setting(&target.http(), &index, path).await;
+            there.is_ok_and(|there| there == value)
+        })
+        .await
+        .with_context(|| writer.last_words())
+    };
+    // One that it was created with, and one that nobody has set before; replicas are the target's own.
+    let change = json!({ "index.refresh_interval": "9s", "index.mapping.total_fields.limit": 1500, "index.number_of_replicas": 3 });
+    set(&source.http(), &index, change).await?;
+    becomes("refresh_interval", json!("9s")).await?;
+    becomes(LIMIT, json!("1500")).await?;
+    ensure!(setting(&target.http(), &index, "number_of_replicas").await? != "3");
+    ensure!(writer.metric("syncline_writer_drift").await? == 0.0);
+
+    // Back to the default.
+    set(
+        &source.http(),
+        &index,
+        json!({ "index.refresh_interval": null }),
+    )
+    .await?;
+    becomes("refresh_interval", Value::Null).await?;
+
+    // Somebody has another limit in mind for the target.
+    let by_hand =
+        json!({ "index.mapping.total_fields.limit": 3000, "index.refresh_interval": "3s" });
+    set(&target.http(), &index, by_hand).await?;
+    let change = json!({ "index.mapping.total_fields.limit": 1600, "index.refresh_interval": "11s", "index.max_result_window": 20000 });
+    set(&source.http(), &index, change).await?;
+    becomes("max_result_window", json!("20000")).await?;
+    ensure!(setting(&target.http(), &index, LIMIT).await? == "3000");
+    ensure!(setting(&target.http(), &index, "refresh_interval").await? == "3s");
+    writer
+        .says(&["total_fields.limit", "1600", "3000", "it stays so"])
+        .await?;
+    ensure!(writer.metric("syncline_writer_drift").await? == 1.0);
+    watcher.stop().await?;
+    writer.stop().await
+}
+
+#[tokio::test]
+async fn replicas_follow_if_somebody_chooses_so() -> Result<()> {
+    let (source, target) = nodes().await;
+    let index = index_name("replicas");
+    corpus::create(&source.http(), &index, 1, false).await?;
+    corpus::index_numbers(&source.http(), &index, 0..10, 0).await?;
+    let pipeline = Pipeline::new(&source.url(), &target.url(), &index).await?;
+    let mut arguments = pipeline.writer_arguments("writer");
+    arguments.push("--follow-replicas".to_owned());
+    let (watcher, writer) = (pipeline.watcher()?, Program::start(arguments)?);
+    until_equal(&source.http(), &target.http(), &index, PATIENCE).await?;
+    set(
+        &source.http(),
+        &index,
+        json!({ "index.number_of_replicas": 2 }),
+    )
+    .await?;
+    wait_until("the target has as many", PATIENCE, async || {
+        let there = setting(&target.http(), &index, "number_of_replicas").await;
+        there.is_ok_and(|there| there == "2")
+    })
+    .await
+    .with_context(|| writer.last_words())?;
     watcher.stop().await?;
     writer.stop().await
 }

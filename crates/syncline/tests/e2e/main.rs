@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod canary;
 mod definitions;
 mod deletes;
 mod disk;
@@ -16,9 +17,11 @@ mod lost_end;
 mod lost_tails;
 mod refusals;
 mod restart;
+mod resync;
 mod services;
 mod stream;
 mod sync;
+mod templates;
 mod up;
 mod verify;
 

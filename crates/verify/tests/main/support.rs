@@ -162,6 +162,7 @@ impl Pair {
                     id: hit.id.clone(),
                     routing: hit.routing.clone(),
                     version: Version::new(Epoch(epoch), hit.seq_no)?,
+                    over: false,
                     action: Action::Index(Document::from_json(hit.source.clone())),
                 };
                 wire::write_change(&mut body, &change);

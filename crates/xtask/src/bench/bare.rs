@@ -80,6 +80,7 @@ pub(super) fn change(number: u64, document: &str) -> Result<Change> {
         id: DocumentId::try_from(id.as_str()).context("a number is a valid id")?,
         routing: None,
         version: Version::new(Epoch(0), number).context("a small version")?,
+        over: false,
         action: Action::Index(Document::from_json(Bytes::copy_from_slice(
             document.as_bytes(),
         ))),

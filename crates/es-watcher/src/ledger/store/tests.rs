@@ -26,6 +26,7 @@ fn change(id: &str, seq_no: u64) -> Change {
         id: DocumentId::try_from(id).unwrap(),
         routing: id.ends_with('r').then(|| "röute".into()),
         version: Version::new(Epoch(3), seq_no).unwrap(),
+        over: false,
         action: Action::Delete, // what it does is nothing to the ledger
     }
 }
