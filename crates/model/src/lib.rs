@@ -13,13 +13,15 @@ mod batch;
 mod change;
 mod lineage;
 mod name;
+mod pattern;
 mod subject;
 mod version;
 pub mod wire;
 
-pub use batch::{Batch, Content, IndexDefinition, Origin, now_ms};
-pub use change::{Action, Change, Document, Operation};
+pub use batch::{Batch, Content, IndexDefinition, Origin, Sealed, Via, now_ms};
+pub use change::{Action, Change, Document, Operation, UnknownOperation};
 pub use lineage::{AnotherSource, Generation, JoinError, Joined, Lineage, source_of};
 pub use name::{DocumentId, IndexName, NameError, Tenant};
+pub use pattern::{IndexPatterns, PatternError};
 pub use subject::{Kind, Root, Subject, SubjectError, expand_filter, token};
 pub use version::{Epoch, Version, VersionError};

@@ -398,6 +398,10 @@ impl DeadLetters for MemoryStore {
         Ok(())
     }
 
+    fn is_empty(&self) -> bool {
+        lock(&self.inner).letters.is_empty()
+    }
+
     fn may_hold(&self, index: &IndexName, change: &Change) -> bool {
         let place = place(index.as_str(), change);
         lock(&self.inner).letters.contains_key(&place)

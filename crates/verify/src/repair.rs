@@ -58,6 +58,10 @@ pub(crate) async fn create(source: &SideIndex, target: &SideIndex) -> Result<(),
     let definition = source
         .patiently(|| source.client.definition(&source.name))
         .await?;
+    let definition = match &source.lens {
+        None => definition,
+        Some(lens) => lens.define(definition),
+    };
     let created = target
         .patiently(|| target.client.create_index(&target.name, &definition))
         .await?;

@@ -8,6 +8,7 @@ mod definitions;
 mod deletes;
 mod disk;
 mod explain;
+mod gateway;
 mod health;
 mod histories;
 mod letters;
