@@ -111,14 +111,17 @@ impl Stage {
     }
 
     async fn verified(&self, wanted: &[&str]) -> Result<()> {
-        let verified = run([
+        let (source, target, indices) = (self.source.url(), self.target.url(), wanted.join(","));
+        let arguments = [
             "verify",
-            &self.source.url(),
-            &self.target.url(),
+            &source,
+            &target,
             "--indices",
-            &wanted.join(","),
-        ]);
-        verified.await?.success()?;
+            &indices,
+            "--lag",
+            "0",
+        ];
+        run(arguments).await?.success()?;
         for index in wanted {
             assert_equal(&self.source.http(), &self.target.http(), index).await?;
         }
