@@ -18,6 +18,15 @@ pub struct NatsArgs {
         value_name = "URL"
     )]
     pub nats_url: String,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would make it the text of the heading")]
+    pub access: NatsAccess,
+}
+
+/// Who we are to NATS, and whom we trust.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "NATS access")]
+pub struct NatsAccess {
     /// Credentials file (JWT and seed).
     #[arg(long, env = "NATS_CREDENTIALS_FILE", value_name = "PATH")]
     pub nats_credentials_file: Option<PathBuf>,
@@ -63,13 +72,23 @@ impl NatsArgs {
     /// # Errors
     /// When the password file cannot be read.
     pub fn options(&self, name: &str) -> Result<ConnectOptions, SecretFileError> {
+        self.access.options(&self.nats_url, name)
+    }
+}
+
+impl NatsAccess {
+    /// What a connection to `url` that calls itself `name` needs.
+    ///
+    /// # Errors
+    /// When the password file cannot be read.
+    pub fn options(&self, url: &str, name: &str) -> Result<ConnectOptions, SecretFileError> {
         let password = match (&self.nats_password, &self.nats_password_file) {
             (Some(password), _) => Some(password.clone()),
             (None, Some(file)) => Some(Secret::read(file)?),
             (None, None) => None,
         };
         Ok(ConnectOptions {
-            url: self.nats_url.clone(),
+            url: url.to_owned(),
             credentials_file: self.nats_credentials_file.clone(),
             user: self.nats_user.clone(),
             password: password.map(|password| password.expose().to_owned()),

@@ -92,6 +92,14 @@ pub enum Error {
         had: u64,
         what: String,
     },
+    #[error(
+        "the stream {stream} is not marked by a gateway any more, and this reader has followed one to {output}: it waits, rather than reading around the filter. Start the gateway, which marks the stream again; or, where there is to be none any more, read under another --consumer"
+    )]
+    FilterGone { stream: String, output: String },
+    #[error(
+        "the stream {stream} is read by several gateways, which pass on to {outputs}: name the one to read with --stream"
+    )]
+    SeveralGateways { stream: String, outputs: String },
     #[error("message {sequence} of the stream {stream}: {reason}")]
     Newer {
         stream: String,
@@ -110,6 +118,7 @@ impl Error {
             | Error::NoRoom { .. }
             | Error::Request { .. }
             | Error::Disconnected(_)
+            | Error::FilterGone { .. }
             | Error::LostEnd { .. } => true,
             Error::Configuration(_)
             | Error::Credentials { .. }
@@ -123,6 +132,7 @@ impl Error {
             | Error::Fenced { .. }
             | Error::BadRecord { .. }
             | Error::Unread { .. }
+            | Error::SeveralGateways { .. }
             | Error::Newer { .. } => false,
         }
     }

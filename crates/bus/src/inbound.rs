@@ -58,6 +58,8 @@ pub(crate) struct Raw<'a> {
 pub(crate) struct Inbound {
     /// This reader's name, as replays have it.
     reader: String,
+    /// Whether batches are delivered without having been read.
+    sealed: bool,
     fences: HashMap<Arc<str>, Fence>,
     /// Fences above the floor: the message that raised each.
     raised: VecDeque<(u64, Arc<str>, Fence)>,
@@ -82,12 +84,13 @@ pub(crate) struct Settled {
 
 impl Inbound {
     /// Continues from a floor, as the reader of that name.
-    pub(crate) fn new(reader: &str, fences: &BTreeMap<String, Fence>) -> Inbound {
+    pub(crate) fn new(reader: &str, sealed: bool, fences: &BTreeMap<String, Fence>) -> Inbound {
         let fences = fences
             .iter()
             .map(|(partition, fence)| (partition.as_str().into(), *fence));
         Inbound {
             reader: token::encode(reader).into_owned(),
+            sealed,
             fences: fences.collect(),
             ..Inbound::default()
         }
@@ -188,10 +191,10 @@ impl Inbound {
         let Some(message) = self.join(raw.sequence, raw.time, partition, message) else {
             return Ok(None);
         };
-        let batch = Arc::new(wire::decode(&message)?);
         Ok(Some(match replay {
-            Some(replay) => Payload::Replay(batch, replay),
-            None => Payload::Batch(batch),
+            Some(replay) => Payload::Replay(Arc::new(wire::decode(&message)?), replay),
+            None if self.sealed => Payload::Batch(Arc::new(wire::seal(message)?)),
+            None => Payload::Batch(Arc::new(wire::decode(&message)?)),
         }))
     }
 
@@ -280,6 +283,7 @@ mod tests {
             origin: Origin {
                 partition: "p".into(),
                 captured_ms: 1,
+                via: None,
             },
             content: Content::Changes(vec![Change {
                 id: DocumentId::try_from(id).unwrap(),
@@ -374,7 +378,7 @@ mod tests {
             .iter()
             .map(|(p, f)| (p.to_string(), *f))
             .collect();
-        log.inbound = Inbound::new("r", &fences);
+        log.inbound = Inbound::new("r", false, &fences);
         assert!(is_batch(&log.append(message, (7, 0))));
         assert!(is_nothing(&log.append(message, (6, 9))));
     }

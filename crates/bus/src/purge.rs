@@ -3,7 +3,8 @@
 //! A stream with `DiscardNew` only gets room when something is removed, and it is removed here:
 //! everything below the lowest floor of the readers that are registered in the bucket `SYNCLINE`. The
 //! message *at* the floor stays, because its time tells a reader that starts again whether the
-//! stream is still the one it knows.
+//! stream is still the one it knows. A reader that passes on what it reads keeps more: see
+//! [`crate::passed`].
 
 use std::time::Duration;
 
@@ -37,13 +38,17 @@ pub async fn purge_settled(bus: &Bus, stream: &str) -> Result<Purged, Error> {
         });
     };
     let readers = lease::readers(bus, &info).await?;
-    let Some(slowest) = readers.into_iter().min_by_key(|reader| reader.floor) else {
+    // What is kept only to be taken back gives way before it stops the publisher.
+    let is_full = info.max_bytes.is_some_and(|most| info.bytes > most / 4 * 3);
+    let held = |reader: &ReaderStatus| if is_full { reader.floor } else { reader.kept };
+    let Some(slowest) = readers.into_iter().min_by_key(held) else {
         return Ok(Purged {
             removed: 0,
             slowest: None,
         });
     };
-    if slowest.floor <= info.first_sequence {
+    let floor = held(&slowest);
+    if floor <= info.first_sequence {
         return Ok(Purged {
             removed: 0,
             slowest: Some(slowest),
@@ -51,7 +56,7 @@ pub async fn purge_settled(bus: &Bus, stream: &str) -> Result<Purged, Error> {
     }
     let handle = bus.jetstream().get_stream_no_info(stream).await;
     let handle = handle.map_err(|error| stream::get_error(bus, stream, &error))?;
-    let purged = handle.purge().sequence(slowest.floor).await;
+    let purged = handle.purge().sequence(floor).await;
     let purged = purged.map_err(|error| Error::request(format!("purging {stream}"), error))?;
     Ok(Purged {
         removed: purged.purged,

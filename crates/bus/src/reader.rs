@@ -11,13 +11,14 @@
 
 mod position;
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use async_nats::jetstream::{
     self,
     consumer::{AckPolicy, DeliverPolicy, pull},
 };
 use futures::StreamExt;
+use model::now_ms;
 use pipeline::{Delivery, Fault, MessageSource, Tenure};
 use runtime::backoff::Backoff;
 use tokio::{
@@ -27,10 +28,10 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    Bus, Error, Lease, LeaseOptions, Role,
+    Acknowledged, Bus, Error, Lease, LeaseOptions, Output, Role, Stored, TakenBack,
     inbound::{Inbound, Raw},
     lease::Advancer,
-    purge, stream,
+    passed, purge, stream,
 };
 use position::{Ahead, Position, Start};
 
@@ -59,6 +60,10 @@ pub struct ReaderOptions {
     /// How much is asked for at a time, in bytes; up to one and a half times as much is in memory.
     /// At least the largest message the server takes.
     pub max_bytes: usize,
+    /// Whether batches are delivered sealed: for whoever need not look into all of them.
+    pub sealed: bool,
+    /// Where a reader passes on what it reads: its floor goes back when that loses what it had.
+    pub output: Option<Output>,
 }
 
 impl ReaderOptions {
@@ -71,6 +76,8 @@ impl ReaderOptions {
             holder: "syncline".to_owned(),
             lease: Duration::from_secs(15),
             max_bytes: 4 << 20,
+            sealed: false,
+            output: None,
         }
     }
 }
@@ -93,6 +100,10 @@ pub struct JetStreamReader {
     /// When the newest message came.
     arrived: Instant,
     probe: Option<Pending<Ahead>>,
+    /// What the output has, where there is one.
+    passed_on: Option<Arc<Acknowledged>>,
+    taken_back: Option<TakenBack>,
+    passed: Option<Stored>,
     _purger: AbortOnDropHandle<()>,
 }
 
@@ -191,23 +202,35 @@ impl JetStreamReader {
                  stands below the floor is not read"
             );
         }
-        let start =
-            position::start(bus, options, lease.key(), found.map(|found| &found.mark)).await?;
+        let mut mark = found.map(|found| found.mark.clone());
+        let mut taken_back = None;
+        if let Some(output) = &options.output {
+            taken_back = passed::compare(mark.get_or_insert_default(), output).await?;
+        }
+        let passed = mark.as_ref().and_then(|mark| mark.passed.clone());
+        // One that has lost more than it remembers begins where a new one does.
+        let is_known = taken_back.as_ref().is_none_or(|back| back.to > 0);
+        let known = mark.filter(|_| found.is_some() && is_known);
+        let start = position::start(bus, options, lease.key(), known.as_ref()).await?;
         lease.advance(|mark| {
-            if mark.stream_created != start.stream_created {
-                mark.fences.clear();
-            }
+            mark.fences.clone_from(&start.fences);
             mark.stream_created = start.stream_created;
             mark.floor = start.at.sequence;
             mark.floor_time = start.at.time;
+            mark.passed.clone_from(&passed);
         });
-        Ok(start)
+        let newest = passed.and_then(|passed| passed.newest().cloned());
+        Ok(Start {
+            taken_back,
+            passed: newest,
+            ..start
+        })
     }
 
     fn new(bus: &Bus, options: ReaderOptions, lease: Lease, start: Start) -> JetStreamReader {
         let purger =
             purge::purge_while_reading(bus.clone(), options.stream.clone(), lease.stored());
-        let inbound = Inbound::new(&options.consumer, &start.fences);
+        let inbound = Inbound::new(&options.consumer, options.sealed, &start.fences);
         let seen = start.at;
         let cursor = Cursor::Opening(Box::pin(open(
             bus.clone(),
@@ -227,6 +250,9 @@ impl JetStreamReader {
             idle: Box::pin(tokio::time::sleep(IDLE)),
             arrived: Instant::now(),
             probe: None,
+            passed_on: None,
+            taken_back: start.taken_back,
+            passed: start.passed,
             _purger: AbortOnDropHandle::new(tokio::spawn(purger)),
             options,
             lease,
@@ -236,6 +262,21 @@ impl JetStreamReader {
     /// The fencing token of this reader's lease.
     pub fn token(&self) -> u64 {
         self.lease.token()
+    }
+
+    /// The newest message of the output that has to be there, to go on publishing from.
+    pub fn newest_passed(&self) -> Option<Stored> {
+        self.passed.clone()
+    }
+
+    /// How far the floor has gone back at the start, because the output had lost something.
+    pub fn taken_back(&self) -> Option<&TakenBack> {
+        self.taken_back.as_ref()
+    }
+
+    /// Notes with every floor what the output has then.
+    pub fn follow(&mut self, acknowledged: Arc<Acknowledged>) {
+        self.passed_on = Some(acknowledged);
     }
 
     /// Whose letters this reader keeps.
@@ -446,9 +487,16 @@ impl MessageSource for JetStreamReader {
     async fn commit(&mut self, floor: u64) -> Result<(), Fault> {
         self.lease.check_fault()?;
         if let Some(settled) = self.inbound.settle(floor) {
+            let passed_on = self.passed_on.as_ref();
+            let newest = passed_on.and_then(|acknowledged| acknowledged.newest());
             self.lease.advance(|mark| {
                 mark.floor = settled.floor;
                 mark.floor_time = settled.floor_time;
+                if let Some(passed) = &mut mark.passed {
+                    let raised = settled.fences.iter().map(|(partition, _)| &**partition);
+                    passed.raise(&mark.fences, raised);
+                    passed.reach(settled.floor, settled.floor_time, newest, now_ms());
+                }
                 for (partition, fence) in settled.fences {
                     mark.fences.insert(partition.to_string(), fence);
                 }

@@ -144,7 +144,10 @@ impl JetStreamSink {
     async fn send(&mut self, message: Message, attempt: u64) -> Result<Sent, Error> {
         let subject = message.subject.to_string();
         self.counter += 1;
-        let message_id = format!("{}-{}", self.run, self.counter);
+        let mut message_id = format!("{}-{}", self.run, self.counter);
+        if let Some(via) = &message.envelope.origin.via {
+            message_id = format!("{}-{message_id}", via.entry);
+        }
         let headers = self.headers(&message, &message_id, attempt);
         self.stats.messages.fetch_add(1, Relaxed);
         self.stats

@@ -5,7 +5,9 @@
 //! `DiscardOld` the oldest, `max_age` the late, Interest what comes while no consumer exists, WorkQueue
 //! what another reader acknowledged. A stream that exists with one of those is refused.
 
-use std::time::Duration;
+mod marks;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use async_nats::jetstream::{
     ErrorCode,
@@ -18,6 +20,8 @@ use async_nats::jetstream::{
 };
 
 use crate::{Bus, Error, error};
+
+pub use marks::{choose, mark};
 
 /// The stream of what sources publish.
 pub const ES_CHANGES: &str = "ES_CHANGES";
@@ -104,6 +108,10 @@ pub struct StreamInfo {
     pub last_sequence: u64,
     /// When the newest message was stored, in nanoseconds since 1970.
     pub last_time: u64,
+    /// The gateways that read it, each with the stream it passes on to: nobody else may.
+    pub gateways: BTreeMap<String, String>,
+    /// The stream that a gateway fills it from.
+    pub filled_from: Option<String>,
 }
 
 impl StreamInfo {
@@ -120,6 +128,8 @@ impl StreamInfo {
             first_sequence: info.state.first_sequence,
             last_sequence: info.state.last_sequence,
             last_time: nanos(info.state.last_timestamp.unix_timestamp_nanos()),
+            gateways: marks::gateways(&info.config.metadata),
+            filled_from: info.config.metadata.get(marks::FILLED_FROM).cloned(),
         }
     }
 }

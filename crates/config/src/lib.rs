@@ -30,6 +30,7 @@ mod resolve;
 mod secret;
 mod setting;
 mod suggest;
+pub mod tree;
 mod units;
 mod yaml;
 

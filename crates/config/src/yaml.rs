@@ -16,7 +16,7 @@ const MAX_NODES: usize = 100_000;
 
 /// A node and the line it starts on, counted from 1.
 #[derive(Clone, Debug)]
-pub(crate) struct Node {
+pub struct Node {
     pub(crate) line: usize,
     pub(crate) value: Value,
 }

@@ -140,6 +140,9 @@ pub async fn run(
     ended
 }
 
+/// How long at least a watcher that was replaced has to let go of its folder.
+const LET_GO: Duration = Duration::from_secs(30);
+
 /// Whether a store only has to be opened anew.
 fn is_broken(cause: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
     let (ledger, checkpoints) = (cause.downcast_ref(), cause.downcast_ref());
@@ -316,10 +319,10 @@ impl Watcher<'_> {
     }
 
     /// Opens the checkpoint store. Two watchers of one name may share its folder: the one that was
-    /// replaced holds it until it notices, which must not take longer than some leases.
+    /// replaced holds it until it notices. It may have been paused, or the machine be busy.
     async fn open_store(&self) -> Result<Option<DiskStore>, ServiceError> {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-        let until = Instant::now() + Duration::from(self.args.lease) * 3;
+        let until = Instant::now() + LET_GO.max(Duration::from(self.args.lease) * 3);
         loop {
             match DiskStore::open(&self.args.checkpoint_path, &self.owner) {
                 Ok(store) => {

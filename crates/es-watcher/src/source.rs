@@ -6,16 +6,13 @@ use ::config::{Millis, UnitError};
 use pipeline::{Captured, ChangeSource, Fault};
 use runtime::throttle::Throttle;
 use search::{Client, IndexInfo, IndexPatterns};
-use tokio::{
-    sync::{Semaphore, mpsc},
-    task::{JoinHandle, JoinSet},
-};
+use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
     capture::{self, Capture},
     checkpoint::{Checkpoint, ShardKey},
     keeper::{Keeper, Memory},
-    ledger::{Ledger, LedgerError, Stage},
+    ledger::{Ledger, LedgerError, Stage, Staged},
 };
 
 /// How a source is read.
@@ -127,16 +124,11 @@ pub trait SourceObserver: Send + Sync {
 
 impl SourceObserver for () {}
 
-/// How many pages wait between the readers and the log. Each is about a megabyte.
-const PAGES: usize = 2;
-
 /// The changes of a search cluster.
 #[derive(Debug)]
 pub struct SearchSource {
-    batches: mpsc::Receiver<Captured<Checkpoint>>,
+    staged: Staged,
     capture: JoinSet<Result<(), Fault>>,
-    stage: JoinHandle<Result<(), Fault>>,
-    is_over: bool,
     keeper: Keeper,
 }
 
@@ -148,9 +140,8 @@ impl SearchSource {
         memory: Memory,
         observer: Arc<dyn SourceObserver>,
     ) -> SearchSource {
-        let (sender, batches) = mpsc::channel(PAGES);
         let keeper = Keeper::start(memory.clone(), Arc::clone(&observer));
-        let (to_log, stage) = Stage::start(memory.ledger.clone(), sender, Arc::clone(&observer));
+        let (stage, staged) = Stage::start(memory.ledger.clone(), Arc::clone(&observer));
         let capture = Capture {
             client,
             searches: Semaphore::new(options.searches.max(1)),
@@ -160,17 +151,15 @@ impl SearchSource {
             registry: memory.registry,
             observer,
             ledger: memory.ledger,
-            stage: to_log,
+            stage,
             requests: memory.requests,
             cost: capture::Cost::default(),
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(capture::watch(Arc::new(capture)));
         SearchSource {
-            batches,
+            staged,
             capture: tasks,
-            stage,
-            is_over: false,
             keeper,
         }
     }
@@ -180,12 +169,7 @@ impl SearchSource {
     pub async fn close(mut self) {
         self.capture.shutdown().await;
         // The tasks of the capture have been told to end; its stage does when the last of them has.
-        while self.batches.recv().await.is_some() {}
-        if !self.is_over
-            && let Err(panic) = self.stage.await
-        {
-            tracing::error!(%panic, "the ledger could not be closed in order");
-        }
+        self.staged.close().await;
         self.keeper.close().await;
     }
 }
@@ -194,16 +178,10 @@ impl ChangeSource for SearchSource {
     type Position = Checkpoint;
 
     async fn next(&mut self) -> Result<Option<Captured<Checkpoint>>, Fault> {
-        if let Some(captured) = self.batches.recv().await {
+        if let Some(captured) = self.staged.next().await? {
             return Ok(Some(captured));
         }
-        // The stage has ended: because of itself, or because the capture did.
-        if !self.is_over {
-            (&mut self.stage)
-                .await
-                .unwrap_or_else(|panic| Err(Fault::fatal(panic)))?;
-            self.is_over = true;
-        }
+        // The stage has ended because the capture did.
         if let Some(ended) = self.capture.join_next().await {
             ended.unwrap_or_else(|panic| Err(Fault::fatal(panic)))?;
         }

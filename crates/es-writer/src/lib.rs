@@ -5,6 +5,7 @@
 
 mod config;
 mod file_letters;
+mod follow;
 mod metrics;
 mod service;
 mod strangers;

@@ -11,13 +11,16 @@ use bus::{
     Bus, JetStreamDeadLetters, JetStreamReader, Letters, Lineages, ReaderOptions, StreamSpec,
     stream, until_answered,
 };
-use model::{SubjectError, expand_filter};
+use model::SubjectError;
 use pipeline::{ApplyOptions, Fault, MessageSource, apply};
 use runtime::{health::Health, metrics::Metrics};
 use search::{ArgsError, Choices};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::{Args, SearchWriter, WriterMetrics};
+use crate::{
+    Args, SearchWriter, WriterMetrics,
+    follow::{self, Choice},
+};
 
 /// A writer whose loop has not come round for this long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(120);
@@ -60,7 +63,6 @@ pub async fn run(
     health.readiness.expect("target");
     health.readiness.expect("stream");
     let heart = health.liveness.heart("es-writer", STUCK_AFTER);
-    let filter_subjects = filter_subjects(&args)?;
     let config = args.es.client_config(&args.es_hosts)?;
     let nats = args.nats.options(&args.consumer)?;
     let Some(bus) = nats.connect_with_retry(shutdown).await? else {
@@ -70,30 +72,13 @@ pub async fn run(
     else {
         return Ok(());
     };
-    let changes = StreamSpec {
-        replicas: args.stream_replicas,
-        ..StreamSpec::new(&args.stream, subjects_of(&args.stream))
-    };
     let dlq = StreamSpec {
         max_bytes: args.dlq_max_bytes.map(|size| size.bytes()),
         replicas: args.stream_replicas,
         ..StreamSpec::new(stream::ES_DLQ, stream::ES_DLQ_SUBJECTS)
     };
-    let ensured = until_answered(shutdown, async || {
-        stream::ensure(&bus, &changes).await?;
-        stream::ensure(&bus, &dlq).await
-    });
-    if ensured.await?.is_none() {
-        return Ok(());
-    }
     let observer = WriterMetrics::new(metrics, health.readiness.clone(), Some(heart));
     let observer = Arc::new(observer.with_canary(args.canary.clone()));
-    let options = ReaderOptions {
-        filter_subjects,
-        holder: runtime::process_name("es-writer"),
-        lease: args.lease.into(),
-        ..ReaderOptions::new(&args.stream, &args.consumer)
-    };
     let replicas = args.stream_replicas;
     let opened = until_answered(shutdown, || Lineages::open(&bus, replicas));
     let Some(lineages) = opened.await? else {
@@ -106,20 +91,47 @@ pub async fn run(
         .telling(lineages)
         .choosing(choices);
     let writer = Arc::new(writer);
-    let counting = count_letters(
-        bus.clone(),
-        args.stream.clone(),
-        args.consumer.clone(),
-        Arc::clone(&observer),
-    );
-    let _counting = AbortOnDropHandle::new(tokio::spawn(counting));
     loop {
+        let chosen = follow::choose(&bus, &args, &health.readiness, shutdown);
+        let Some(choice) = chosen.await? else {
+            return Ok(());
+        };
+        let (options, changes) = (
+            reader_options(&args, &choice)?,
+            choice.spec(args.stream_replicas),
+        );
+        let ensured = until_answered(shutdown, async || {
+            stream::ensure(&bus, &changes).await?;
+            stream::ensure(&bus, &dlq).await
+        });
+        if ensured.await?.is_none() {
+            return Ok(());
+        }
         let opened = until_answered(shutdown, || {
             JetStreamReader::open(&bus, options.clone(), shutdown)
         });
         let Some(mut reader) = opened.await?.flatten() else {
             return Ok(());
         };
+        // It may have stood by for long.
+        let looked = until_answered(shutdown, || follow::has_changed(&bus, &args, &choice));
+        match looked.await? {
+            Some(false) => {}
+            ended => {
+                reader.close().await?;
+                match ended {
+                    None => return Ok(()),
+                    Some(_) => continue,
+                }
+            }
+        }
+        if until_answered(shutdown, || follow::leave(&bus, &args, &choice))
+            .await?
+            .is_none()
+        {
+            reader.close().await?;
+            return Ok(());
+        }
         let correspondent = reader.correspondent();
         let opened = until_answered(shutdown, || {
             JetStreamDeadLetters::open(&bus, &dlq, correspondent.clone())
@@ -131,16 +143,35 @@ pub async fn run(
                 return Ok(ended.map(drop)?);
             }
         };
+        let counting = count_letters(
+            bus.clone(),
+            choice.stream.clone(),
+            args.consumer.clone(),
+            Arc::clone(&observer),
+        );
+        let _counting = AbortOnDropHandle::new(tokio::spawn(counting));
         health.readiness.set("stream", Ok(()));
+        let stop = shutdown.child_token();
         let applied = apply(
             &mut reader,
             Arc::clone(&writer),
             Arc::new(dead_letters),
             Arc::clone(&observer),
             apply_options(&args),
-            shutdown,
+            &stop,
         );
-        match applied.await {
+        let switched = async {
+            follow::changed(&bus, &args, &choice).await;
+            tracing::info!("another stream is to be read: finishing what is under way");
+            stop.cancel();
+            std::future::pending().await
+        };
+        let applied = tokio::select! {
+            applied = applied => applied,
+            applied = switched => applied,
+        };
+        match applied {
+            Ok(()) if !shutdown.is_cancelled() && stop.is_cancelled() => {}
             // The log is not what it was: it is read anew, from what its record says now.
             Err(fault) if fault.is_retryable() && !shutdown.is_cancelled() => {
                 health.readiness.set("stream", Err(fault.to_string()));
@@ -175,17 +206,13 @@ async fn count_letters(bus: Bus, from: String, consumer: String, metrics: Arc<Wr
     }
 }
 
-fn filter_subjects(args: &Args) -> Result<Vec<String>, SubjectError> {
-    let given = args.filter_subjects.iter().flat_map(|list| list.iter());
-    given.map(|filter| expand_filter(filter)).collect()
-}
-
-/// The subjects of a stream that has to be created: the gateway's output has its own.
-fn subjects_of(stream: &str) -> &'static str {
-    match stream {
-        stream::ES_GATEWAY => stream::ES_GATEWAY_SUBJECTS,
-        _ => stream::ES_CHANGES_SUBJECTS,
-    }
+fn reader_options(args: &Args, choice: &Choice) -> Result<ReaderOptions, SubjectError> {
+    Ok(ReaderOptions {
+        filter_subjects: choice.filter_subjects(args)?,
+        holder: runtime::process_name("es-writer"),
+        lease: args.lease.into(),
+        ..ReaderOptions::new(&choice.stream, &args.consumer)
+    })
 }
 
 fn apply_options(args: &Args) -> ApplyOptions {

@@ -8,7 +8,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Change, IndexName, Lineage};
+use bytes::Bytes;
+
+use crate::{Change, IndexName, Lineage, Operation, Tenant};
 
 /// Something a source yields about one index.
 #[derive(Debug, Clone)]
@@ -29,14 +31,30 @@ pub enum Content {
     Changes(Vec<Change>),
     /// The index looks like this. Comes before its first document.
     Definition(IndexDefinition),
+    /// Changes as they travelled: a gateway passes on what it need not look into. Opened by
+    /// [`crate::wire::open`].
+    Sealed(Sealed),
+}
+
+/// The body of a whole message that nobody has read.
+#[derive(Debug, Clone)]
+pub struct Sealed {
+    /// What all of its changes do.
+    pub operation: Operation,
+    /// How many there are, by the message's own account.
+    pub count: usize,
+    /// Whether the body is compressed with zstd.
+    pub compressed: bool,
+    /// The body.
+    pub body: Bytes,
 }
 
 impl Batch {
-    /// The changes; a definition has none.
+    /// The changes; a definition has none, and sealed ones cannot be seen.
     pub fn changes(&self) -> &[Change] {
         match &self.content {
             Content::Changes(changes) => changes,
-            Content::Definition(_) => &[],
+            Content::Definition(_) | Content::Sealed(_) => &[],
         }
     }
 
@@ -52,6 +70,7 @@ impl Batch {
             Content::Definition(definition) => {
                 definition.settings.get().len() + definition.mappings.get().len()
             }
+            Content::Sealed(sealed) => sealed.body.len(),
         }
     }
 }
@@ -64,6 +83,17 @@ pub struct Origin {
     pub partition: Arc<str>,
     /// When the source was asked, in milliseconds since 1970. Every change in the batch is older.
     pub captured_ms: u64,
+    /// The entry of another log that it was in before, where a gateway passes it on. Not on the wire.
+    pub via: Option<Via>,
+}
+
+/// Where a gateway has a batch from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Via {
+    /// Whose changes they are: a gateway's input has those of many.
+    pub tenant: Tenant,
+    /// The entry, as the ids of the messages begin: its number and the rule set that was applied.
+    pub entry: Arc<str>,
 }
 
 impl Origin {
@@ -77,6 +107,7 @@ impl Origin {
         Origin {
             partition,
             captured_ms: now_ms(),
+            via: None,
         }
     }
 }

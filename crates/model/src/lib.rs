@@ -14,14 +14,16 @@ mod canary;
 mod change;
 mod lineage;
 mod name;
+mod pattern;
 mod subject;
 mod version;
 pub mod wire;
 
-pub use batch::{Batch, Content, IndexDefinition, Origin, now_ms};
+pub use batch::{Batch, Content, IndexDefinition, Origin, Sealed, Via, now_ms};
 pub use canary::Canary;
-pub use change::{Action, Change, Document, Operation};
+pub use change::{Action, Change, Document, Operation, UnknownOperation};
 pub use lineage::{AnotherSource, Generation, JoinError, Joined, Lineage, source_of};
 pub use name::{DocumentId, IndexName, NameError, Tenant};
+pub use pattern::{IndexPatterns, PatternError};
 pub use subject::{Kind, Root, Subject, SubjectError, expand_filter, token};
 pub use version::{Epoch, Version, VersionError};

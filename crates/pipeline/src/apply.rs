@@ -3,7 +3,7 @@
 
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
-use model::{Batch, Content, IndexDefinition, IndexName};
+use model::{Batch, Content, IndexDefinition, IndexName, wire};
 use runtime::{backoff::Backoff, throttle::Throttle};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -204,6 +204,25 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
                 return self.hand_out(sequence, subject, batch, Some(replay)).await;
             }
             Payload::Batch(batch) => match &batch.content {
+                // Only readers that ask for it are given it; whoever writes has to see the changes.
+                Content::Sealed(sealed) => match wire::open(&batch) {
+                    Ok(opened) => {
+                        let opened = Arc::new(opened);
+                        return self.hand_out(sequence, subject, opened, None).await;
+                    }
+                    Err(error) => {
+                        let payload = Payload::Unreadable {
+                            reason: error.to_string(),
+                            body: sealed.body.clone(),
+                        };
+                        let delivery = Delivery {
+                            sequence,
+                            subject,
+                            payload,
+                        };
+                        return Box::pin(self.dispatch(delivery)).await;
+                    }
+                },
                 Content::Changes(_) => {
                     return self.hand_out(sequence, subject, batch, None).await;
                 }

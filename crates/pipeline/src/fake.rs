@@ -13,7 +13,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use model::{Batch, Change, Content, IndexDefinition, IndexName, Origin, Version};
+use model::{
+    Batch, Change, Content, IndexDefinition, IndexName, Kind, Origin, Root, Subject, Tenant,
+    Version,
+};
 use tokio::sync::Notify;
 
 use crate::{
@@ -202,6 +205,29 @@ pub struct MemoryReader {
     next: u64,
 }
 
+/// What a stream would have the entry under, where all of it could stand under one subject.
+fn subject(entry: &Payload) -> Option<Arc<str>> {
+    let (Payload::Batch(batch) | Payload::Replay(batch, _)) = entry else {
+        return None;
+    };
+    let kind = match &batch.content {
+        Content::Definition(_) => Kind::Definition,
+        Content::Sealed(sealed) => Kind::Operation(sealed.operation),
+        Content::Changes(changes) => {
+            let first = changes.first()?.operation();
+            let alike = changes.iter().all(|change| change.operation() == first);
+            alike.then_some(Kind::Operation(first))?
+        }
+    };
+    let subject = Subject {
+        root: Root::Changes,
+        tenant: Tenant::try_from("memory").ok()?,
+        index: batch.index.clone(),
+        kind,
+    };
+    Some(subject.to_string().into())
+}
+
 impl MessageSource for MemoryReader {
     async fn next(&mut self) -> Result<Option<Delivery>, Fault> {
         loop {
@@ -214,7 +240,7 @@ impl MessageSource for MemoryReader {
                     self.next += 1;
                     return Ok(Some(Delivery {
                         sequence: self.next,
-                        subject: None,
+                        subject: subject(entry),
                         payload: entry.clone(),
                     }));
                 }
@@ -399,6 +425,10 @@ impl DeadLetters for MemoryStore {
             state.letters.insert(place, letter);
         }
         Ok(())
+    }
+
+    fn is_empty(&self) -> bool {
+        lock(&self.inner).letters.is_empty()
     }
 
     fn may_hold(&self, index: &IndexName, change: &Change) -> bool {

@@ -234,6 +234,11 @@ pub trait DeadLetters: Send + Sync + 'static {
     /// document's letter, unless that is of a newer change and so stands for this one too.
     fn park(&self, letter: DeadLetter) -> impl Future<Output = Result<(), Fault>> + Send;
 
+    /// Whether there is certainly no letter at all.
+    fn is_empty(&self) -> bool {
+        true
+    }
+
     /// Whether there may be a letter of the change's document; `false` is certain. Asked for every
     /// change that is written, so it answers from memory.
     fn may_hold(&self, _index: &IndexName, _change: &Change) -> bool {

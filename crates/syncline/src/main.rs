@@ -5,6 +5,7 @@ mod check;
 mod cli;
 mod dlq;
 mod explain;
+mod gateway_test;
 mod metadata;
 mod plan;
 mod program;
@@ -20,6 +21,17 @@ use std::{ffi::OsString, path::Path, process::ExitCode};
 
 fn main() -> ExitCode {
     let mut argv: Vec<OsString> = std::env::args_os().collect();
+    // The gateway's child, which is nobody's command.
+    if argv.get(1).is_some_and(|word| word == nats_gateway::WORKER) {
+        let memory = argv
+            .get(2)
+            .and_then(|word| word.to_str())
+            .unwrap_or_default();
+        return match nats_gateway::work(memory) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
     let called = argv.first().map(Path::new).and_then(Path::file_name);
     let called = called.and_then(|name| name.to_str()).unwrap_or_default();
     // A link's name is the command; for the program itself the first argument is.

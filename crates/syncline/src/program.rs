@@ -3,6 +3,8 @@
 use std::{process::ExitCode, time::Duration};
 
 use ::config::Millis;
+use axum::Router;
+use nats_gateway::Control;
 use runtime::{
     admin,
     exit::{self, Exit},
@@ -94,6 +96,32 @@ pub(crate) fn writer(args: Service<es_writer::Args>) -> ExitCode {
     )
 }
 
+pub(crate) fn gateway(args: Service<nats_gateway::Args>) -> ExitCode {
+    let control = match Control::new(&args.own) {
+        Ok(control) => control,
+        Err(error) => return usage(&error),
+    };
+    let routes = nats_gateway::routes(control.clone());
+    service_with(
+        &args.common.log_level,
+        args.common.operation,
+        routes,
+        |tasks, shared| spawn_gateway(tasks, shared, args.own, control),
+    )
+}
+
+pub(crate) fn spawn_gateway(
+    tasks: &mut Tasks,
+    shared: Shared,
+    args: nats_gateway::Args,
+    control: Control,
+) {
+    let token = tasks.token().clone();
+    tasks.spawn("nats-gateway", async move {
+        nats_gateway::run(args, control, &shared.metrics, &shared.health, &token).await
+    });
+}
+
 pub(crate) fn spawn_watcher(tasks: &mut Tasks, shared: Shared, args: es_watcher::Args) {
     let token = tasks.token().clone();
     tasks.spawn("es-watcher", async move {
@@ -114,6 +142,16 @@ pub(crate) fn service(
     operation: Operation,
     start: impl FnOnce(&mut Tasks, Shared),
 ) -> ExitCode {
+    service_with(log_level, operation, Router::new(), start)
+}
+
+/// The same with routes of its own on the admin listener.
+fn service_with(
+    log_level: &str,
+    operation: Operation,
+    routes: Router,
+    start: impl FnOnce(&mut Tasks, Shared),
+) -> ExitCode {
     if let Err(error) = telemetry::init(log_level, operation.log_format) {
         return usage(&error);
     }
@@ -125,7 +163,7 @@ pub(crate) fn service(
         };
         let mut tasks = Tasks::new(shutdown.token());
         let shared = Shared::default();
-        if let Err(error) = spawn_admin(&mut tasks, &operation, &shared).await {
+        if let Err(error) = spawn_admin(&mut tasks, &operation, &shared, routes).await {
             return exit::report(&error);
         }
         start(&mut tasks, shared);
@@ -141,6 +179,7 @@ pub(crate) async fn spawn_admin(
     tasks: &mut Tasks,
     operation: &Operation,
     shared: &Shared,
+    routes: Router,
 ) -> Result<(), admin::AdminError> {
     if operation.admin_disabled {
         return Ok(());
@@ -149,7 +188,8 @@ pub(crate) async fn spawn_admin(
         operation.admin_listen.as_str(),
         shared.health.clone(),
         shared.metrics.clone(),
-    );
+    )
+    .route(routes);
     let bound = server.bind().await?;
     let token = tasks.token().clone();
     tasks.spawn("admin listener", bound.serve(token));

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 use bus::embedded::{EmbeddedOptions, NatsServer};
 use clap::Command;
 use config::{ByteSize, Origin, Resolved, Sections, Setting};
+use nats_gateway::Control;
 use runtime::{
     exit::{self, Exit},
     shutdown::Shutdown,
@@ -17,7 +18,7 @@ use crate::{
     program::{self, Common, Operation, Shared},
 };
 
-/// Runs what the configuration file has sections for: es-watcher, es-writer, nats-server.
+/// Runs what the configuration file has sections for: es-watcher, nats-gateway, es-writer, nats-server.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// Configuration file with a section for each part, such as config/example.yaml; if not given, that of
@@ -65,6 +66,7 @@ impl NatsServerArgs {
 
 struct Parts {
     nats: Option<Resolved<NatsServerArgs>>,
+    gateway: Option<Resolved<nats_gateway::Args>>,
     watcher: Option<Resolved<es_watcher::Args>>,
     writer: Option<Resolved<es_writer::Args>>,
 }
@@ -73,6 +75,7 @@ impl Parts {
     fn to_yaml(&self) -> String {
         let parts = [
             self.nats.as_ref().map(Resolved::to_yaml),
+            self.gateway.as_ref().map(Resolved::to_yaml),
             self.watcher.as_ref().map(Resolved::to_yaml),
             self.writer.as_ref().map(Resolved::to_yaml),
         ];
@@ -98,49 +101,92 @@ pub(crate) fn run(resolved: Resolved<Args>) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let args = resolved.args;
-    if parts.watcher.is_none() && parts.writer.is_none() {
+    if parts.watcher.is_none() && parts.gateway.is_none() && parts.writer.is_none() {
         eprintln!(
-            "error: {file:?} has neither a section es-watcher nor es-writer: there is nothing to run"
+            "error: {file:?} has no section es-watcher, nats-gateway or es-writer: there is nothing to run"
         );
         return Exit::Usage.into();
     }
+    let control = parts
+        .gateway
+        .as_ref()
+        .map(|gateway| Control::new(&gateway.args));
+    let control = match control.transpose() {
+        Ok(control) => control,
+        Err(error) => return program::usage(&error),
+    };
     if let Err(error) = telemetry::init(&args.common.log_level, args.common.operation.log_format) {
         return program::usage(&error);
     }
-    program::on_runtime(start(args.common.operation, parts))
+    program::on_runtime(start(args.common.operation, parts, control))
 }
 
 /// Reads all sections; everything that is wrong in any of them is reported together.
 fn read(file: &std::path::Path) -> Result<Parts, config::Error> {
     let mut sections = Sections::read(file)?;
     let nats = section::<NatsServerArgs>(&mut sections, "nats-server");
+    let mut gateway = section::<nats_gateway::Args>(&mut sections, "nats-gateway");
     let mut watcher = section::<es_watcher::Args>(&mut sections, "es-watcher");
     let mut writer = section::<es_writer::Args>(&mut sections, "es-writer");
     sections.finish(cli::SECTIONS)?;
-    if let Some(nats) = &nats {
-        let url = format!("nats://{}", nats.args.listen);
+    let embedding = gateway
+        .as_ref()
+        .filter(|gateway| gateway.args.embedded.embedded);
+    let server = match (&nats, embedding) {
+        (Some(nats), _) => Some((
+            format!("nats://{}", nats.args.listen),
+            "section nats-server",
+        )),
+        (None, Some(gateway)) => Some((gateway.args.embedded.url(), "section nats-gateway")),
+        (None, None) => None,
+    };
+    if let Some(server) = &server {
+        if let Some(part) = &mut gateway {
+            point_to(
+                server,
+                "upstream_url",
+                &mut part.settings,
+                &mut part.args.upstream_url,
+            );
+        }
         if let Some(part) = &mut watcher {
-            point_to(&url, &mut part.settings, &mut part.args.nats.nats_url);
+            point_to(
+                server,
+                "nats_url",
+                &mut part.settings,
+                &mut part.args.nats.nats_url,
+            );
         }
         if let Some(part) = &mut writer {
-            point_to(&url, &mut part.settings, &mut part.args.nats.nats_url);
+            point_to(
+                server,
+                "nats_url",
+                &mut part.settings,
+                &mut part.args.nats.nats_url,
+            );
         }
     }
     Ok(Parts {
         nats,
+        gateway,
         watcher,
         writer,
     })
 }
 
 /// A part that does not say where NATS is means the server next to it.
-fn point_to(url: &str, settings: &mut [Setting], nats_url: &mut String) {
+fn point_to(
+    (url, section): &(String, &str),
+    key: &str,
+    settings: &mut [Setting],
+    nats_url: &mut String,
+) {
     let mut settings = settings.iter_mut();
-    let setting = settings.find(|setting| setting.key == "nats_url");
+    let setting = settings.find(|setting| setting.key == key);
     if let Some(setting) = setting.filter(|setting| setting.origin == Origin::Default) {
-        setting.values = vec![url.to_owned()];
-        setting.origin = Origin::Derived("section nats-server".to_owned());
-        url.clone_into(nats_url);
+        setting.values = vec![url.clone()];
+        setting.origin = Origin::Derived((*section).to_owned());
+        nats_url.clone_from(url);
     }
 }
 
@@ -153,7 +199,7 @@ fn section<A: clap::Args>(sections: &mut Sections, name: &'static str) -> Option
 }
 
 /// Starts the server first and stops it last.
-async fn start(operation: Operation, parts: Parts) -> Exit {
+async fn start(operation: Operation, parts: Parts, control: Option<Control>) -> Exit {
     let drain: Duration = operation.drain_timeout.into();
     let shutdown = match Shutdown::on_signals(drain) {
         Ok(shutdown) => shutdown,
@@ -168,9 +214,16 @@ async fn start(operation: Operation, parts: Parts) -> Exit {
     };
     let mut tasks = Tasks::new(shutdown.token());
     let shared = Shared::default();
-    let ended = match program::spawn_admin(&mut tasks, &operation, &shared).await {
+    let routes = control
+        .clone()
+        .map(nats_gateway::routes)
+        .unwrap_or_default();
+    let ended = match program::spawn_admin(&mut tasks, &operation, &shared, routes).await {
         Err(error) => exit::report(&error),
         Ok(()) => {
+            if let Some((gateway, control)) = parts.gateway.zip(control) {
+                program::spawn_gateway(&mut tasks, shared.clone(), gateway.args, control);
+            }
             if let Some(watcher) = parts.watcher {
                 program::spawn_watcher(&mut tasks, shared.clone(), watcher.args);
             }

@@ -3,12 +3,13 @@
 mod bar;
 mod continuous;
 mod metrics;
+mod rules;
 mod state;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use config::{CommaList, Millis, Rate};
-use model::IndexName;
+use model::{IndexName, Tenant};
 use runtime::{
     exit::{self, Exit},
     telemetry,
@@ -18,6 +19,7 @@ use verify::{By, IndexReport, Repair, Report, VerifyError, VerifyOptions};
 
 use self::{
     bar::Bar,
+    rules::Rules,
     state::{State, StateError},
 };
 use crate::program::{self, Operation};
@@ -47,6 +49,13 @@ pub(crate) struct Args {
     /// --continuous.
     #[arg(long, value_name = "content|version")]
     by: Option<By>,
+    /// Rule file of the gateway that the target is filled through: what the rules make of the source is what
+    /// the target has to hold.
+    #[arg(long, env = "RULES", value_name = "FILE", conflicts_with_all = ["state", "continuous"])]
+    rules: Option<PathBuf>,
+    /// Tenant of the source, as rules may name it.
+    #[arg(long, env = "TENANT", default_value = "default", value_name = "TENANT")]
+    tenant: Tenant,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -133,6 +142,17 @@ impl Args {
 enum CommandError {
     #[error("--yes belongs to --repair: give both to change the target, or none")]
     YesToWhat,
+    #[error(
+        "--rules tells what documents hold, so they are compared by content: leave out --by version"
+    )]
+    RulesByVersion,
+    #[error(transparent)]
+    Rules(#[from] nats_gateway::RulesError),
+    #[error("index {index}: {error}")]
+    Rule {
+        index: IndexName,
+        error: transform::RuleError,
+    },
     #[error("source: {0}")]
     SourceArgs(search::ArgsError),
     #[error("target: {0}")]
@@ -209,6 +229,11 @@ async fn compare(args: &Args) -> Result<(Report, Resumed), CommandError> {
         return Err(CommandError::Same(source.server().cluster_name.clone()));
     }
     let options = args.options();
+    let rules = match &args.rules {
+        Some(_) if options.by == By::Version => return Err(CommandError::RulesByVersion),
+        Some(file) => Some(Rules::read(file, &args.tenant)?),
+        None => None,
+    };
     let mut state = match &args.state {
         Some(path) => Some(State::open(path, &source, &target, options.by)?),
         None => None,
@@ -225,6 +250,28 @@ async fn compare(args: &Args) -> Result<(Report, Resumed), CommandError> {
         if let Some((before, at)) = found {
             resumed.push((index, at));
             report.indices.push(before);
+            continue;
+        }
+        if let Some(rules) = &rules {
+            let places = rules.places(&index);
+            let places = places.map_err(|error| CommandError::Rule {
+                index: index.clone(),
+                error,
+            })?;
+            if places.is_empty() {
+                eprintln!("{index} is left out: the rules let nothing of it through");
+            }
+            for (place, lens) in places {
+                let options = VerifyOptions {
+                    lens: Some(lens),
+                    ..options.clone()
+                };
+                let pair = (&index, &place);
+                let compared = verify::verify_index(&source, &target, pair, &options, &progress);
+                report
+                    .indices
+                    .push(compared.await.inspect_err(|_| bar.finish())?);
+            }
             continue;
         }
         let pair = (&index, &index);

@@ -8,7 +8,7 @@ use search::{Client, Error, IndexInfo, IndexPatterns, ShardStats, retry};
 
 use runtime::throttle::Throttle;
 
-use crate::{Progress, Side, VerifyError};
+use crate::{Lens, Progress, Side, VerifyError};
 
 /// How often in a row something may fail that could pass by itself: half a minute or so.
 const ATTEMPTS: u32 = 12;
@@ -33,6 +33,8 @@ pub(crate) struct SideIndex {
     pub(crate) readers: usize,
     pub(crate) refresh: bool,
     pub(crate) throttle: Throttle,
+    /// What is seen of its documents; everything without one.
+    pub(crate) lens: Option<Arc<dyn Lens>>,
     pub(crate) progress: Arc<dyn Progress>,
 }
 

@@ -28,6 +28,7 @@ pub mod digest;
 mod error;
 mod gather;
 mod index;
+mod lens;
 mod look;
 mod progress;
 mod repair;
@@ -46,6 +47,7 @@ use search::Client;
 
 pub use digest::{DigestError, digest};
 pub use error::VerifyError;
+pub use lens::{Lens, Sight};
 pub use progress::{Pass, Progress, Side};
 pub use repair::Repair;
 pub use report::{
@@ -81,6 +83,8 @@ pub struct VerifyOptions {
     pub repair: Repair,
     /// By version, from how many documents on their positions are compared without their ids.
     pub many: u64,
+    /// What stands between the two sides; for a comparison by content.
+    pub lens: Option<Arc<dyn Lens>>,
 }
 
 impl Default for VerifyOptions {
@@ -96,6 +100,7 @@ impl Default for VerifyOptions {
             lag: Duration::from_secs(10),
             repair: Repair::No,
             many: 10_000,
+            lens: None,
         }
     }
 }
@@ -145,6 +150,7 @@ pub async fn verify_index(
             readers: options.readers,
             refresh: options.refresh,
             throttle: Throttle::new(options.max_rate),
+            lens: options.lens.clone().filter(|_| side == Side::Source),
             progress: Arc::clone(progress),
         };
         index.open()

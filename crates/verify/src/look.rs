@@ -5,7 +5,8 @@ use futures::future::try_join;
 use search::{Found, Hit, MgetOptions};
 
 use crate::{
-    By, Side, VerifyError, digest::Digester, index::SideIndex, rule::Rule, suspect::Suspect,
+    By, Side, VerifyError, digest::Digester, index::SideIndex, lens::look_through, rule::Rule,
+    suspect::Suspect,
 };
 
 /// How many documents are looked at together, at most ...
@@ -119,15 +120,21 @@ pub(crate) async fn find(
         .iter()
         .map(|suspect| (&suspect.id, suspect.routing.as_deref()))
         .collect();
+    // What a lens makes of a document only its content says.
+    let content = content || index.lens.is_some();
     let options = MgetOptions {
         source: content,
         routing: !content,
         node: None,
     };
     index.throttle.take(suspects.len()).await;
-    index
+    let found = index
         .patiently(|| index.client.mget(&index.name, &wanted, options))
-        .await
+        .await?;
+    let found = found.into_iter().zip(suspects);
+    Ok(found
+        .map(|(found, suspect)| look_through(index.lens.as_deref(), &suspect.id, found))
+        .collect())
 }
 
 /// A look-up finds the document of this id in the shard that the routing leads to, also if it was

@@ -59,6 +59,10 @@ pub(crate) async fn create(source: &SideIndex, target: &SideIndex) -> Result<(),
         .patiently(|| source.client.definition(&source.name))
         .await?;
     let mark = Mark::default();
+    let definition = match &source.lens {
+        None => definition,
+        Some(lens) => lens.define(definition),
+    };
     let created = target
         .patiently(|| target.client.create_index(&target.name, &definition, &mark))
         .await?;

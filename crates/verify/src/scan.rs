@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use crate::{
     Side, VerifyError,
     index::{Part, Patience, SideIndex},
+    lens::through,
 };
 
 /// What is read of documents.
@@ -148,6 +149,9 @@ async fn read_pages<G: Gather>(
             .into_iter()
             .for_each(|numbers| gathered.count(part.shard, numbers));
         for hit in read.hits {
+            let Some(hit) = through(index.lens.as_deref(), hit) else {
+                continue;
+            };
             gathered
                 .add(hit)
                 .map_err(|(id, error)| VerifyError::Document {

@@ -363,6 +363,10 @@ impl DeadLetters for JetStreamDeadLetters {
         Ok(())
     }
 
+    fn is_empty(&self) -> bool {
+        self.parked.is_empty()
+    }
+
     fn may_hold(&self, index: &IndexName, change: &Change) -> bool {
         !self.parked.is_empty() && self.parked.contains(index.as_str(), about(change))
     }

@@ -148,6 +148,24 @@ impl Letters {
         }
     }
 
+    /// The letter whose last message has that number; `None` where there is none.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn at(&self, number: u64) -> Result<Option<Letter>, Error> {
+        if stream::info(&self.bus, &self.name).await?.is_none() {
+            return Ok(None);
+        }
+        match self.stream().await?.get_raw_message(number).await {
+            Ok(message) => Ok(Some(letter_of(&message))),
+            Err(error) if is_not_found(error.kind()) => Ok(None),
+            Err(error) => Err(Error::request(
+                format!("looking for letter {number}"),
+                error,
+            )),
+        }
+    }
+
     /// Reads a letter whole; `None` when it is gone.
     ///
     /// # Errors

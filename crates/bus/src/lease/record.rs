@@ -10,7 +10,7 @@ use async_nats::jetstream::{
 use serde::{Deserialize, Serialize};
 
 use super::machine::{Event, Seen, SeenRecord};
-use crate::{Bus, Error};
+use crate::{Bus, Error, passed::Passed};
 
 /// The bucket of all leases and floors.
 pub(crate) const BUCKET: &str = "SYNCLINE";
@@ -77,6 +77,17 @@ pub(crate) struct Mark {
     /// What a publisher calls the store in which it remembers what it has published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) store: Option<String>,
+    /// What a reader that passes on what it reads has come to in its output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) passed: Option<Passed>,
+}
+
+impl Mark {
+    /// Above here the reader may have to read again.
+    pub(crate) fn kept(&self) -> u64 {
+        let kept = self.passed.as_ref().and_then(Passed::kept);
+        kept.map_or(self.floor, |kept| kept.min(self.floor))
+    }
 }
 
 /// The record.

@@ -17,6 +17,9 @@ pub struct ReaderStatus {
     /// Everything up to here is settled by it; 0 where its floor belongs to an earlier stream of the
     /// same name.
     pub floor: u64,
+    /// Above here it may read again: at the floor or, for a reader that passes on what it reads into a
+    /// stream that could lose its end, some minutes below.
+    pub kept: u64,
     /// Who reads, or did last.
     pub holder: String,
     /// Whether it says that it is reading. A holder that was killed still says so.
@@ -76,6 +79,7 @@ fn status(record: Record, stream: &StreamInfo) -> ReaderStatus {
     ReaderStatus {
         consumer: record.name,
         floor: if same { record.mark.floor } else { 0 },
+        kept: if same { record.mark.kept() } else { 0 },
         holder: record.holder,
         held: record.held,
         silent_for: Duration::from_millis(now_ms().saturating_sub(record.updated)),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::ReaderOptions;
-use crate::{Bus, Error, StreamInfo, lease::Mark, stream};
+use crate::{Bus, Error, Stored, StreamInfo, TakenBack, lease::Mark, stream};
 
 /// A message of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +21,10 @@ pub(crate) struct Start {
     pub(crate) at: Position,
     pub(crate) stream_created: u64,
     pub(crate) fences: BTreeMap<String, (u64, u64)>,
+    /// How far back that is, where an output has lost something.
+    pub(crate) taken_back: Option<TakenBack>,
+    /// The newest message that the output has to have.
+    pub(crate) passed: Option<Stored>,
 }
 
 /// What a position turns out to be.
@@ -71,6 +75,8 @@ pub(crate) async fn start(
         at: beginning,
         stream_created: info.created,
         fences: BTreeMap::new(),
+        taken_back: None,
+        passed: None,
     };
     let Some(mark) = mark else {
         tracing::info!(
@@ -231,6 +237,8 @@ mod tests {
             first_sequence,
             last_sequence,
             last_time: 0,
+            gateways: BTreeMap::new(),
+            filled_from: None,
         }
     }
 

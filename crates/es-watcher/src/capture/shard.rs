@@ -466,6 +466,7 @@ impl ShardReader {
             let origin = Origin {
                 partition: Arc::clone(&self.partition),
                 captured_ms: missed.before_ms,
+                via: None,
             };
             let mut captured = self.captured(reading, origin, content);
             captured.position.gone = Some(Arc::new(entries));

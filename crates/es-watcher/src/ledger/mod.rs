@@ -35,7 +35,7 @@ use model::{Action, Change, DocumentId, Epoch, Version};
 
 use crate::{History, ShardKey};
 
-pub(crate) use stage::{Noted, Stage};
+pub(crate) use stage::{Noted, Stage, Staged};
 pub use store::Ledger;
 
 /// How many sequence numbers are counted together, as a power of two. Smaller blocks mean more to

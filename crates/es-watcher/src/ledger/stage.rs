@@ -15,6 +15,9 @@ use crate::{Checkpoint, source::SourceObserver};
 /// How many pages are entered in one commit, if so many wait.
 const PAGES: usize = 16;
 
+/// How many batches wait for the log. Each is about a megabyte.
+const WAITING: usize = 2;
+
 /// What the capture hands on.
 #[derive(Debug)]
 pub(crate) enum Noted {
@@ -40,14 +43,16 @@ impl Stage {
     /// dropped, or with the reason why the ledger cannot be written.
     pub(crate) fn start(
         ledger: Option<Ledger>,
-        log: mpsc::Sender<Captured<Checkpoint>>,
         observer: Arc<dyn SourceObserver>,
-    ) -> (Stage, JoinHandle<Result<(), Fault>>) {
+    ) -> (Stage, Staged) {
         let (sender, noted) = mpsc::channel(1);
-        (
-            Stage(sender),
-            tokio::spawn(run(ledger, noted, log, observer)),
-        )
+        let (log, batches) = mpsc::channel(WAITING);
+        let task = tokio::spawn(run(ledger, noted, log, observer));
+        let staged = Staged {
+            batches,
+            task: Some(task),
+        };
+        (Stage(sender), staged)
     }
 
     /// Hands something on. Once nobody takes it any more, the process is ending.
@@ -62,6 +67,39 @@ impl Stage {
         self.put(Noted::Barrier(done)).await?;
         let settled = settled.await;
         settled.map_err(|_| Fault::fatal("the capture was stopped"))
+    }
+}
+
+/// The end of the way, where the log takes what is in the ledger.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    batches: mpsc::Receiver<Captured<Checkpoint>>,
+    /// Until it has ended.
+    task: Option<JoinHandle<Result<(), Fault>>>,
+}
+
+impl Staged {
+    /// Waits for the next batch; `None` when the capture has ended. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Result<Option<Captured<Checkpoint>>, Fault> {
+        if let Some(captured) = self.batches.recv().await {
+            return Ok(Some(captured));
+        }
+        let Some(task) = &mut self.task else {
+            return Ok(None);
+        };
+        let ended = task.await;
+        self.task = None;
+        ended.map_err(Fault::fatal).flatten().map(|()| None)
+    }
+
+    /// Waits until it has ended, and has let go of the ledger. Nobody may hold a [`Stage`] any more.
+    pub(crate) async fn close(mut self) {
+        while self.batches.recv().await.is_some() {}
+        if let Some(task) = self.task.take()
+            && let Err(fault) = task.await.map_err(Fault::fatal).flatten()
+        {
+            tracing::warn!(%fault, "the last documents were not entered in the ledger");
+        }
     }
 }
 
@@ -147,5 +185,64 @@ fn page(noted: &Noted) -> Option<Page<'_>> {
             upto: *upto,
         }),
         Noted::Other(_) | Noted::Barrier(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{Batch, Content, Epoch, IndexName, Origin};
+
+    use super::*;
+    use crate::{History, ShardKey, ledger, lmdb};
+
+    #[tokio::test]
+    async fn a_ledger_that_has_to_be_opened_anew_ends_the_stage_and_lets_it_be_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(folder.path()).unwrap();
+        let index = IndexName::try_from("movies").unwrap();
+        let shard = ShardKey {
+            index: index.clone(),
+            shard: 0,
+        };
+        let history = History {
+            index_uuid: "i".into(),
+            history_uuid: "h".into(),
+        };
+        let opened = ledger.begin(&shard, &history, Epoch(0), -1).unwrap();
+        lmdb::fail_headers(folder.path());
+        let (stage, mut staged) = Stage::start(Some(ledger), Arc::new(()));
+        let page = Noted::Page {
+            captured: Captured {
+                batch: Arc::new(Batch {
+                    index: index.clone(),
+                    origin: Origin::now("p".into()),
+                    content: Content::Changes(Vec::new()),
+                }),
+                position: Checkpoint::none(&index),
+            },
+            book: opened.book,
+            title: ledger::title(&shard, &history).into(),
+            upto: 3,
+        };
+        stage.put(page).await.unwrap();
+        let looking = async {
+            stage.settled().await.ok();
+            drop(stage);
+        };
+        let taking = async {
+            loop {
+                match staged.next().await {
+                    Ok(Some(_)) => {}
+                    ended => return ended,
+                }
+            }
+        };
+        let ((), ended) = tokio::join!(looking, taking);
+        let Err(Fault::Fatal(cause)) = ended else {
+            panic!("the stage should have ended for good, and with the reason");
+        };
+        let cause = cause.downcast_ref();
+        assert!(matches!(cause, Some(LedgerError::Broken { .. })));
+        staged.close().await;
     }
 }

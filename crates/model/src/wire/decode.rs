@@ -6,14 +6,16 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::{DecodeError, MAX_UNPACKED, Message, OVER};
-use crate::{Action, Batch, Change, Content, Document, DocumentId, Kind, Operation, Version};
+use crate::{
+    Action, Batch, Change, Content, Document, DocumentId, Kind, Operation, Sealed, Version,
+};
 
 /// Reads a whole message back. For a message in parts, see [`Assembler`].
 ///
 /// # Errors
 /// When the body is not what [`Encoder`] writes.
 pub fn decode(message: &Message) -> Result<Batch, DecodeError> {
-    let body = unpack(message)?;
+    let body = unpack(&message.body, message.envelope.compressed)?;
     let content = match message.subject.kind {
         Kind::Definition => {
             Content::Definition(serde_json::from_slice(&body).map_err(DecodeError::Definition)?)
@@ -29,12 +31,50 @@ pub fn decode(message: &Message) -> Result<Batch, DecodeError> {
     })
 }
 
-fn unpack(message: &Message) -> Result<Bytes, DecodeError> {
-    if !message.envelope.compressed {
-        return Ok(message.body.clone());
+/// The same without looking into the body, unless it is a definition.
+///
+/// # Errors
+/// When a definition is malformed.
+pub fn seal(message: Message) -> Result<Batch, DecodeError> {
+    let Kind::Operation(operation) = message.subject.kind else {
+        return decode(&message);
+    };
+    Ok(Batch {
+        index: message.subject.index,
+        origin: message.envelope.origin,
+        content: Content::Sealed(Sealed {
+            operation,
+            count: message.envelope.count,
+            compressed: message.envelope.compressed,
+            body: message.body,
+        }),
+    })
+}
+
+/// Reads what is sealed; anything else is returned as it is.
+///
+/// # Errors
+/// When the body is not what [`Encoder`] writes.
+///
+/// [`Encoder`]: super::Encoder
+pub fn open(batch: &Batch) -> Result<Batch, DecodeError> {
+    let Content::Sealed(sealed) = &batch.content else {
+        return Ok(batch.clone());
+    };
+    let body = unpack(&sealed.body, sealed.compressed)?;
+    Ok(Batch {
+        index: batch.index.clone(),
+        origin: batch.origin.clone(),
+        content: Content::Changes(read_changes(&body, sealed.operation, sealed.count)?),
+    })
+}
+
+fn unpack(packed: &Bytes, compressed: bool) -> Result<Bytes, DecodeError> {
+    if !compressed {
+        return Ok(packed.clone());
     }
     let mut body = Vec::new();
-    zstd::Decoder::new(&message.body[..])
+    zstd::Decoder::new(&packed[..])
         .and_then(|decoder| decoder.take(MAX_UNPACKED + 1).read_to_end(&mut body))
         .map_err(DecodeError::Compression)?;
     if body.len() as u64 > MAX_UNPACKED {

@@ -10,7 +10,7 @@ use crate::{Action, Batch, Change, Content, Kind, Operation, Root, Subject, Tena
 pub struct Encoder {
     /// The log they go to.
     pub root: Root,
-    /// Whose they are.
+    /// Whose they are, unless they come by a gateway, which says it for each batch.
     pub tenant: Tenant,
     /// The most one message's body may have, in bytes.
     pub max_body: usize,
@@ -27,6 +27,11 @@ impl Encoder {
                 let body = serde_json::to_vec(definition)
                     .expect("a definition is text and raw JSON, which always serialise");
                 self.cut(batch, Kind::Definition, 0, body.into(), &mut messages);
+            }
+            Content::Sealed(sealed) => {
+                let kind = Kind::Operation(sealed.operation);
+                let body = (sealed.body.clone(), sealed.compressed);
+                self.cut_packed(batch, kind, sealed.count, body, &mut messages);
             }
             Content::Changes(changes) => {
                 for operation in Operation::ALL {
@@ -73,14 +78,25 @@ impl Encoder {
         body: Bytes,
         messages: &mut Vec<Message>,
     ) {
-        let (body, compressed) = self.compress(body);
+        self.cut_packed(batch, kind, count, self.compress(body), messages);
+    }
+
+    fn cut_packed(
+        &self,
+        batch: &Batch,
+        kind: Kind,
+        count: usize,
+        (body, compressed): (Bytes, bool),
+        messages: &mut Vec<Message>,
+    ) {
+        let via = batch.origin.via.as_ref();
         let parts = body.len().div_ceil(self.max_body).max(1);
         for part in 0..parts {
             let end = body.len().min((part + 1) * self.max_body);
             messages.push(Message {
                 subject: Subject {
                     root: self.root,
-                    tenant: self.tenant.clone(),
+                    tenant: via.map_or(&self.tenant, |via| &via.tenant).clone(),
                     index: batch.index.clone(),
                     kind,
                 },

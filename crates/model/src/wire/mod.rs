@@ -27,7 +27,7 @@ use bytes::Bytes;
 
 use crate::{NameError, Operation, Origin, Subject, VersionError};
 
-pub use decode::decode;
+pub use decode::{decode, open, seal};
 pub use encode::{Encoder, write_change};
 pub use parts::Assembler;
 
@@ -136,6 +136,7 @@ impl Envelope {
             origin: Origin {
                 partition: partition.into(),
                 captured_ms: number(CAPTURED_HEADER, header(CAPTURED_HEADER))?,
+                via: None,
             },
             compressed,
             part,

@@ -46,6 +46,7 @@ fn batch(changes: Vec<Change>) -> Batch {
         origin: Origin {
             partition: "elasticsearch/x/0".into(),
             captured_ms: 77,
+            via: None,
         },
         content: Content::Changes(changes),
     }

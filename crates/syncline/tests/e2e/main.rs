@@ -9,6 +9,7 @@ mod definitions;
 mod deletes;
 mod disk;
 mod explain;
+mod gateway;
 mod health;
 mod histories;
 mod letters;

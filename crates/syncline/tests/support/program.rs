@@ -96,6 +96,17 @@ impl Program {
         Program::spawn(command(arguments))
     }
 
+    /// Starts a service through a link of its name in `folder`, with a command line as people type it:
+    /// arguments between spaces, of which one may be in quotes.
+    pub(crate) fn called(folder: &Path, name: &str, line: &str) -> Result<Program> {
+        let link = folder.join(name);
+        if !link.exists() {
+            std::os::unix::fs::symlink(binary(), &link)?;
+        }
+        let arguments = line.split_whitespace().map(|word| word.trim_matches('"'));
+        Program::spawn(command_of(&link, arguments))
+    }
+
     /// The same with an environment that outlives a file-size limit: writing beyond it is an error
     /// then, as on a full disk, and no signal.
     pub(crate) fn start_where_the_disk_may_fill<S: AsRef<str>>(
@@ -276,8 +287,12 @@ async fn gather(stderr: tokio::process::ChildStderr, log: Arc<Mutex<Vec<String>>
 
 /// The kernel ends it with the thread that started it, so that not even a killed test leaves one.
 fn command<S: AsRef<str>>(arguments: impl IntoIterator<Item = S>) -> Command {
+    command_of(&binary(), arguments)
+}
+
+fn command_of<S: AsRef<str>>(program: &Path, arguments: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL"]).arg(binary());
+    command.args(["--pdeathsig", "KILL"]).arg(program);
     command.args(arguments.into_iter().map(|text| text.as_ref().to_owned()));
     // Whoever runs the tests may have ES_HOSTS and the like set.
     for variable in [
@@ -287,6 +302,8 @@ fn command<S: AsRef<str>>(arguments: impl IntoIterator<Item = S>) -> Command {
         "TENANT",
         "CHECKPOINT_PATH",
         "STREAM",
+        "CONSUMER",
+        "RULES",
         "LOG_LEVEL",
         "LOG_FORMAT",
     ] {

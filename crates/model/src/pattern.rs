@@ -44,16 +44,17 @@ impl IndexPatterns {
     }
 
     /// Whether an index is meant that goes by an alias, too: aliases count only in full.
-    pub(crate) fn matches_alias(&self, alias: &str) -> bool {
+    pub fn matches_alias(&self, alias: &str) -> bool {
         self.include.iter().any(|p| p.0 == alias)
     }
 
-    pub(crate) fn excludes(&self, name: &str) -> bool {
+    /// Whether an index of this name is left out.
+    pub fn excludes(&self, name: &str) -> bool {
         self.exclude.iter().any(|p| p.fits(name))
     }
 
     /// All that is included, names and globs.
-    pub(crate) fn included(&self) -> impl Iterator<Item = &str> {
+    pub fn included(&self) -> impl Iterator<Item = &str> {
         self.include.iter().map(|p| p.0.as_str())
     }
 

@@ -1,0 +1,569 @@
+//! A JSON document that is opened only where somebody looks.
+//!
+//! Every value is a slice of the original text until a path leads through it; what nobody touches is
+//! written back byte by byte, so that neither the order of keys nor a number's digits change.
+//!
+//! A path `a.b` means the field `b` in `a`, as search engines read it: `{"a":{"b":1}}`, `{"a.b":1}`
+//! and, for each element, `{"a":[{"b":1},{"b":2}]}`.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+/// Deeper than any document that a search engine takes (20 by default, and never near this).
+const MOST_DEPTH: usize = 100;
+
+/// A value.
+#[derive(Debug, Clone)]
+pub(crate) enum Node<'a> {
+    /// One that nobody has looked into.
+    Raw(&'a RawValue),
+    /// A new one, as JSON text.
+    Text(String),
+    Object(Vec<(Cow<'a, str>, Node<'a>)>),
+    Array(Vec<Node<'a>>),
+}
+
+/// The names on the way to a field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Path(Vec<String>);
+
+/// Why a change of a document is not possible.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum JsonError {
+    #[error("the document is not JSON: {0}")]
+    Malformed(String),
+    #[error("the document is not a JSON object")]
+    NoObject,
+    #[error("`{0}` is a single value, so nothing can be put below it")]
+    InTheWay(String),
+}
+
+impl std::str::FromStr for Path {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Path, String> {
+        let names: Vec<String> = text.split('.').map(str::to_owned).collect();
+        match names.iter().any(String::is_empty) || names.len() > MOST_DEPTH {
+            true => Err(format!(
+                "{text:?} is no field: write names with dots between them"
+            )),
+            false => Ok(Path(names)),
+        }
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("."))
+    }
+}
+
+impl Path {
+    pub(crate) fn names(&self) -> &[String] {
+        &self.0
+    }
+
+    /// The path beside this one with another last name.
+    pub(crate) fn is_beside(&self, other: &Path) -> bool {
+        self.0.len() == other.0.len() && self.0[..self.0.len() - 1] == other.0[..other.0.len() - 1]
+    }
+
+    pub(crate) fn last(&self) -> &str {
+        self.0.last().map_or("", String::as_str)
+    }
+}
+
+/// How many names of a path a key stands for, dots and all; 0 where it is another key.
+fn covers(key: &str, path: &[String]) -> usize {
+    let Some(first) = path.first() else { return 0 };
+    if key == first {
+        return 1;
+    }
+    let mut names = path.iter();
+    let parts = key.split('.');
+    let mut count = 0;
+    for part in parts {
+        if names.next().is_none_or(|name| name != part) {
+            return 0;
+        }
+        count += 1;
+    }
+    count
+}
+
+impl<'a> Node<'a> {
+    /// A document.
+    pub(crate) fn document(bytes: &'a [u8]) -> Result<Node<'a>, JsonError> {
+        let raw: &RawValue = serde_json::from_slice(bytes)
+            .map_err(|error| JsonError::Malformed(error.to_string()))?;
+        let mut node = Node::Raw(raw);
+        match node.open() {
+            Node::Object(_) => Ok(node),
+            _ => Err(JsonError::NoObject),
+        }
+    }
+
+    /// The JSON text of a value that is neither object nor array.
+    pub(crate) fn scalar(&self) -> Option<&str> {
+        let text = match self {
+            Node::Raw(raw) => raw.get(),
+            Node::Text(text) => text,
+            Node::Object(_) | Node::Array(_) => return None,
+        };
+        (!text.starts_with(['{', '['])).then_some(text)
+    }
+
+    /// Opens one level of it.
+    fn open(&mut self) -> &mut Node<'a> {
+        match self {
+            Node::Raw(raw) => {
+                // Whoever has made the raw value has checked it, so that this does not fail.
+                if let Some(opened) = open(raw.get()) {
+                    *self = opened;
+                }
+            }
+            Node::Text(text) if text.starts_with(['{', '[']) => {
+                if let Ok(value) = serde_json::from_str::<serde_json::Value>(text) {
+                    *self = from_value(value);
+                }
+            }
+            _ => {}
+        }
+        self
+    }
+
+    /// Calls `each` with every value at a path; `false` from it ends the search. Arrays that stand at its end
+    /// are given as they are.
+    pub(crate) fn at(
+        &mut self,
+        path: &[String],
+        each: &mut dyn FnMut(&mut Node<'a>) -> bool,
+    ) -> bool {
+        if path.is_empty() {
+            return each(self);
+        }
+        match self.open() {
+            Node::Object(entries) => {
+                entries
+                    .iter_mut()
+                    .all(|(key, value)| match covers(key, path) {
+                        0 => true,
+                        names => value.at(&path[names..], each),
+                    })
+            }
+            Node::Array(items) => items.iter_mut().all(|item| item.at(path, each)),
+            Node::Raw(_) | Node::Text(_) => true,
+        }
+    }
+
+    /// Calls `each` with every single value in it: itself, or what its arrays and objects hold.
+    pub(crate) fn leaves(&mut self, each: &mut dyn FnMut(&mut Node<'a>)) {
+        match self.open() {
+            Node::Object(entries) => entries.iter_mut().for_each(|(_, value)| value.leaves(each)),
+            Node::Array(items) => items.iter_mut().for_each(|item| item.leaves(each)),
+            leaf => each(leaf),
+        }
+    }
+
+    /// Calls `each` with every single value at a path, also those in arrays, until it says `true`; says
+    /// whether it did.
+    pub(crate) fn any(&mut self, path: &Path, each: &mut dyn FnMut(&str) -> bool) -> bool {
+        !self.at(path.names(), &mut |node| !node.any_element(each))
+    }
+
+    fn any_element(&mut self, each: &mut dyn FnMut(&str) -> bool) -> bool {
+        if let Some(text) = self.scalar() {
+            return each(text);
+        }
+        match self.open() {
+            Node::Array(items) => items.iter_mut().any(|item| item.any_element(each)),
+            // There is something, which is all that can be said of an object.
+            _ => each("{}"),
+        }
+    }
+
+    /// Takes every value at a path out of it.
+    pub(crate) fn take(&mut self, path: &[String], taken: &mut Vec<Node<'a>>) {
+        match self.open() {
+            Node::Object(entries) => {
+                let mut at = 0;
+                while let Some((key, value)) = entries.get_mut(at) {
+                    match covers(key, path) {
+                        0 => at += 1,
+                        names if names == path.len() => taken.push(entries.remove(at).1),
+                        names => {
+                            value.take(&path[names..], taken);
+                            at += 1;
+                        }
+                    }
+                }
+            }
+            Node::Array(items) => items.iter_mut().for_each(|item| item.take(path, taken)),
+            Node::Raw(_) | Node::Text(_) => {}
+        }
+    }
+
+    /// Gives a field another last name, in every object that has it; what had that name is replaced.
+    pub(crate) fn rename(&mut self, path: &[String], to: &str) {
+        match self.open() {
+            Node::Object(entries) => {
+                let all = |key: &str| covers(key, path) == path.len() && !path.is_empty();
+                if entries.iter().any(|(key, _)| all(key)) {
+                    let old = match path.len() {
+                        0 | 1 => to.to_owned(),
+                        // A key with dots in it keeps what stands before the last.
+                        _ => format!("{}.{to}", path[..path.len() - 1].join(".")),
+                    };
+                    entries.retain(|(key, _)| {
+                        all(key) || (key.as_ref() != to || path.len() > 1) && *key != old
+                    });
+                    for (key, _) in entries.iter_mut() {
+                        if all(key) {
+                            let dotted = path.len() > 1;
+                            *key = if dotted {
+                                old.clone().into()
+                            } else {
+                                to.to_owned().into()
+                            };
+                        }
+                    }
+                }
+                for (key, value) in entries {
+                    let names = covers(key, path);
+                    if names > 0 && names < path.len() {
+                        value.rename(&path[names..], to);
+                    }
+                }
+            }
+            Node::Array(items) => items.iter_mut().for_each(|item| item.rename(path, to)),
+            Node::Raw(_) | Node::Text(_) => {}
+        }
+    }
+
+    /// Puts a value at a path, in every element of the arrays on the way; makes the objects that are missing.
+    pub(crate) fn put(&mut self, path: &[String], value: &Node<'a>) -> Result<(), JsonError> {
+        let Some((first, rest)) = path.split_first() else {
+            *self = value.clone();
+            return Ok(());
+        };
+        match self.open() {
+            Node::Array(items) => items.iter_mut().try_for_each(|item| item.put(path, value)),
+            Node::Object(entries) => {
+                if let Some((key, found)) =
+                    entries.iter_mut().find(|(key, _)| covers(key, path) > 0)
+                {
+                    let names = covers(key, path);
+                    return found.put(&path[names..], value);
+                }
+                let mut new = value.clone();
+                for name in rest.iter().rev() {
+                    new = Node::Object(vec![(Cow::Owned(name.clone()), new)]);
+                }
+                entries.push((Cow::Owned(first.clone()), new));
+                Ok(())
+            }
+            scalar if scalar.scalar() == Some("null") => {
+                *scalar = Node::Object(Vec::new());
+                scalar.put(path, value)
+            }
+            _ => Err(JsonError::InTheWay(path.join("."))),
+        }
+    }
+
+    /// Lifts what the objects at a path hold into the object around them, with the names joined. An empty path
+    /// means the document itself.
+    pub(crate) fn flatten(&mut self, path: &[String], separator: &str) {
+        let Node::Object(entries) = self.open() else {
+            if let Node::Array(items) = self {
+                items
+                    .iter_mut()
+                    .for_each(|item| item.flatten(path, separator));
+            }
+            return;
+        };
+        if path.len() > 1 {
+            for (key, value) in entries {
+                if key.as_ref() == path[0] {
+                    value.flatten(&path[1..], separator);
+                }
+            }
+            return;
+        }
+        let mut flat = Vec::with_capacity(entries.len());
+        for (key, mut value) in std::mem::take(entries) {
+            let meant = path.first().is_none_or(|name| key.as_ref() == name);
+            match meant && matches!(value.open(), Node::Object(_)) {
+                true => value.spill(key.into_owned(), separator, &mut flat),
+                false => flat.push((key, value)),
+            }
+        }
+        *entries = flat;
+    }
+
+    fn spill(self, name: String, separator: &str, into: &mut Vec<(Cow<'a, str>, Node<'a>)>) {
+        let mut node = self;
+        match node.open() {
+            Node::Object(entries) if !entries.is_empty() => {
+                for (key, value) in std::mem::take(entries) {
+                    value.spill(format!("{name}{separator}{key}"), separator, into);
+                }
+            }
+            _ => into.push((Cow::Owned(name), node)),
+        }
+    }
+
+    /// Appends the value as JSON.
+    pub(crate) fn write(&self, json: &mut Vec<u8>) {
+        match self {
+            Node::Raw(raw) => json.extend_from_slice(raw.get().as_bytes()),
+            Node::Text(text) => json.extend_from_slice(text.as_bytes()),
+            Node::Object(entries) => {
+                json.push(b'{');
+                for (at, (key, value)) in entries.iter().enumerate() {
+                    if at > 0 {
+                        json.push(b',');
+                    }
+                    write_text(json, key);
+                    json.push(b':');
+                    value.write(json);
+                }
+                json.push(b'}');
+            }
+            Node::Array(items) => {
+                json.push(b'[');
+                for (at, item) in items.iter().enumerate() {
+                    if at > 0 {
+                        json.push(b',');
+                    }
+                    item.write(json);
+                }
+                json.push(b']');
+            }
+        }
+    }
+
+    /// A text as a value.
+    pub(crate) fn text(text: &str) -> Node<'a> {
+        let mut json = Vec::with_capacity(text.len() + 2);
+        write_text(&mut json, text);
+        Node::Text(String::from_utf8(json).unwrap_or_default())
+    }
+}
+
+/// What a text is that stands in JSON as `json`; numbers and the like stand for themselves.
+pub(crate) fn plain(json: &str) -> Cow<'_, str> {
+    match json.starts_with('"') {
+        false => Cow::Borrowed(json),
+        true => serde_json::from_str::<Text<'_>>(json).map_or(Cow::Borrowed(json), |text| text.0),
+    }
+}
+
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+fn write_text(json: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(json, text).expect("writing text to memory cannot fail");
+}
+
+fn from_value<'a>(value: serde_json::Value) -> Node<'a> {
+    match value {
+        serde_json::Value::Object(entries) => Node::Object(
+            entries
+                .into_iter()
+                .map(|(key, value)| (Cow::Owned(key), from_value(value)))
+                .collect(),
+        ),
+        serde_json::Value::Array(items) => Node::Array(items.into_iter().map(from_value).collect()),
+        scalar => Node::Text(scalar.to_string()),
+    }
+}
+
+/// Cuts an object or an array into its parts; `None` for anything else.
+fn open(text: &str) -> Option<Node<'_>> {
+    match text.as_bytes().first()? {
+        b'{' | b'[' => serde_json::from_str::<Level<'_>>(text)
+            .ok()
+            .map(|level| level.0),
+        _ => None,
+    }
+}
+
+struct Level<'a>(Node<'a>);
+
+impl<'de> Deserialize<'de> for Level<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(LevelVisitor).map(Level)
+    }
+}
+
+struct LevelVisitor;
+
+impl<'de> Visitor<'de> for LevelVisitor {
+    type Value = Node<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object or an array")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node<'de>, A::Error> {
+        let mut entries = Vec::new();
+        while let Some((key, value)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
+            entries.push((key.0, Node::Raw(value)));
+        }
+        Ok(Node::Object(entries))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Node<'de>, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element::<&'de RawValue>()? {
+            items.push(Node::Raw(item));
+        }
+        Ok(Node::Array(items))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn path(text: &str) -> Path {
+        text.parse().unwrap()
+    }
+
+    fn changed(document: &str, change: impl FnOnce(&mut Node<'_>)) -> String {
+        let mut node = Node::document(document.as_bytes()).unwrap();
+        change(&mut node);
+        let mut json = Vec::new();
+        node.write(&mut json);
+        String::from_utf8(json).unwrap()
+    }
+
+    #[test]
+    fn what_nobody_touches_stays_byte_by_byte() {
+        let document =
+            r#"{"n": 1.50e3, "big":123456789012345678901234567890,"z":{"y" : [1, 2]},"a":"é"}"#;
+        let after = changed(document, |node| {
+            node.put(path("a").names(), &Node::text("x")).unwrap();
+        });
+        assert_eq!(
+            after,
+            r#"{"n":1.50e3,"big":123456789012345678901234567890,"z":{"y" : [1, 2]},"a":"x"}"#
+        );
+    }
+
+    #[test]
+    fn a_path_means_nested_dotted_and_repeated_fields() {
+        let document =
+            r#"{"a":{"b":1},"a.b":2,"x":[{"a":{"b":3}}],"a":[{"b":4},{"c":0,"b":[5,6]}]}"#;
+        let mut node = Node::document(document.as_bytes()).unwrap();
+        let mut found = Vec::new();
+        node.any(&path("a.b"), &mut |text| {
+            found.push(text.to_owned());
+            false
+        });
+        assert_eq!(found, ["1", "2", "4", "5", "6"]);
+    }
+
+    #[test]
+    fn values_are_taken_renamed_and_put() {
+        let document = r#"{"a":{"b":1,"c":2},"l":[{"b":1},{"b":2}]}"#;
+        assert_eq!(
+            changed(document, |n| n.take(path("a.b").names(), &mut Vec::new())),
+            r#"{"a":{"c":2},"l":[{"b":1},{"b":2}]}"#
+        );
+        assert_eq!(
+            changed(document, |n| n.rename(path("l.b").names(), "d")),
+            r#"{"a":{"b":1,"c":2},"l":[{"d":1},{"d":2}]}"#
+        );
+        assert_eq!(
+            changed(document, |n| n.rename(path("a.b").names(), "c")),
+            r#"{"a":{"c":1},"l":[{"b":1},{"b":2}]}"#,
+            "what had the name is replaced"
+        );
+        assert_eq!(
+            changed(document, |n| n
+                .put(path("a.x.y").names(), &Node::text("new"))
+                .unwrap()),
+            r#"{"a":{"b":1,"c":2,"x":{"y":"new"}},"l":[{"b":1},{"b":2}]}"#
+        );
+        let mut node = Node::document(document.as_bytes()).unwrap();
+        let refused = node.put(path("a.b.c").names(), &Node::text("x"));
+        assert!(matches!(refused, Err(JsonError::InTheWay(_))));
+    }
+
+    #[test]
+    fn objects_are_flattened_and_arrays_are_not() {
+        let document = r#"{"a":{"b":{"c":1},"d":[{"e":2}],"f":{}},"g":{"h":3}}"#;
+        assert_eq!(
+            changed(document, |n| n.flatten(path("a").names(), "_")),
+            r#"{"a_b_c":1,"a_d":[{"e":2}],"a_f":{},"g":{"h":3}}"#
+        );
+        assert_eq!(
+            changed(document, |n| n.flatten(&[], ".")),
+            r#"{"a.b.c":1,"a.d":[{"e":2}],"a.f":{},"g.h":3}"#
+        );
+    }
+
+    #[test]
+    fn what_is_no_document_is_refused() {
+        assert!(matches!(
+            Node::document(b"{\"a\":"),
+            Err(JsonError::Malformed(_))
+        ));
+        assert!(matches!(
+            Node::document(b"{\"a\":\"\xff\"}"),
+            Err(JsonError::Malformed(_))
+        ));
+        assert!(matches!(Node::document(b"[1]"), Err(JsonError::NoObject)));
+        assert!(matches!(Node::document(b"7"), Err(JsonError::NoObject)));
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "[a-c.é\"\\\\]{0,4}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 40, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map("[a-c.\"é]{1,3}", inner, 0..4)
+                    .prop_map(|map| json!(map)),
+            ]
+        })
+    }
+
+    proptest! {
+        /// Looking anywhere changes nothing, and what is put is found.
+        #[test]
+        fn looking_changes_nothing_and_what_is_put_is_found(value in any_json(), names in "[a-c](\\.[a-c]){0,3}") {
+            let document = json!({ "a": value }).to_string();
+            let path = path(&names);
+            let looked = changed(&document, |node| {
+                node.any(&path, &mut |_| false);
+                node.leaves(&mut |_| {});
+            });
+            prop_assert_eq!(
+                serde_json::from_str::<Value>(&looked).unwrap(),
+                serde_json::from_str::<Value>(&document).unwrap()
+            );
+            let mut node = Node::document(document.as_bytes()).unwrap();
+            if node.put(path.names(), &Node::text("found")).is_ok() {
+                let empty_array_on_the_way = !node.any(&path, &mut |text| text == "\"found\"");
+                prop_assert!(!empty_array_on_the_way || document.contains("[]"), "{document}");
+            }
+            let mut node = Node::document(document.as_bytes()).unwrap();
+            node.take(path.names(), &mut Vec::new());
+            prop_assert!(!node.any(&path, &mut |_| true), "it is still there");
+        }
+    }
+}
