@@ -35,6 +35,7 @@ mod lease;
 mod lineages;
 mod purge;
 mod reader;
+mod registry;
 mod sink;
 mod trail;
 
@@ -47,6 +48,7 @@ pub use lease::{Lease, LeaseOptions, ReaderStatus, Role, forget_reader, readers}
 pub use lineages::Lineages;
 pub use purge::{Purged, purge_settled};
 pub use reader::{Correspondent, JetStreamReader, ReaderOptions};
+pub use registry::Bucket;
 pub use sink::{JetStreamSink, Receipt, SinkOptions, SinkStats};
 pub use stream::{StreamInfo, StreamSpec};
 pub use trail::{Mention, Trail, trail};

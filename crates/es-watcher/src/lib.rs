@@ -10,7 +10,6 @@ mod config;
 mod error;
 mod keeper;
 mod ledger;
-mod lineage;
 mod lmdb;
 mod metrics;
 mod service;
@@ -23,7 +22,6 @@ pub use checkpoint::{
 pub use error::WatchError;
 pub use keeper::Memory;
 pub use ledger::{Ledger, LedgerError};
-pub use lineage::Registry;
 pub use metrics::WatcherMetrics;
 pub use service::{ServiceError, run};
 pub use source::{

@@ -7,7 +7,7 @@ use std::{
 
 use ::config::Rate;
 use bus::{
-    Bus, Ending, JetStreamSink, Lease, LeaseOptions, Lineages, Role, SinkOptions, Stored,
+    Bucket, Bus, Ending, JetStreamSink, Lease, LeaseOptions, Lineages, Role, SinkOptions, Stored,
     StreamSpec, stream, until_answered,
 };
 use model::Root;
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Args, CheckpointError, Checkpoints, DiskStore, Ledger, LedgerError, Memory, Owner,
-    SearchSource, SourceOptions, WatcherMetrics, lineage::Bucket,
+    SearchSource, SourceOptions, WatcherMetrics,
 };
 
 /// How long the stream may take to acknowledge a batch.
@@ -69,7 +69,7 @@ pub async fn run(
     health.readiness.expect("stream");
     let heart = health.liveness.heart("es-watcher", STUCK_AFTER);
     let name = args.name();
-    let config = args.es.client_config(&args.es_hosts)?;
+    let config = args.es.client_config(args.hosts())?;
     let nats = args.nats.options(&name)?;
     let Some(client) = search::connect_with_retry(&config, "source", health, shutdown).await?
     else {

@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{Change, IndexName, Lineage};
+use crate::{Change, IndexName, Lineage, Version};
 
 /// Something a source yields about one index.
 #[derive(Debug, Clone)]
@@ -29,6 +29,10 @@ pub enum Content {
     Changes(Vec<Change>),
     /// The index looks like this. Comes before its first document.
     Definition(IndexDefinition),
+    /// Nothing that came before this in the log is there any more, up to and including this version.
+    /// What comes after it in the log stays, even with this very version. A barrier: it takes effect
+    /// when everything before it is settled, and before anything after it is written.
+    Clear(Version),
 }
 
 impl Batch {
@@ -36,7 +40,7 @@ impl Batch {
     pub fn changes(&self) -> &[Change] {
         match &self.content {
             Content::Changes(changes) => changes,
-            Content::Definition(_) => &[],
+            Content::Definition(_) | Content::Clear(_) => &[],
         }
     }
 
@@ -52,6 +56,7 @@ impl Batch {
             Content::Definition(definition) => {
                 definition.settings.get().len() + definition.mappings.get().len()
             }
+            Content::Clear(_) => 0,
         }
     }
 }

@@ -110,25 +110,57 @@ pub struct UnknownOperation(String);
 /// A source may hold a document with line breaks in it. JSON allows a raw line break only between
 /// tokens, never inside a string, so a space in its place leaves the same value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Document(Bytes);
+pub struct Document {
+    json: Bytes,
+    tie: Tie,
+}
+
+/// Which of two documents of the same id and version counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tie {
+    /// The one that is there: the other is a repetition. Sources that give each change a number of its
+    /// own.
+    #[default]
+    First,
+    /// The one that comes later in the log. Sources whose changes share a number: a transaction of a
+    /// database is one version.
+    Last,
+}
 
 impl Document {
     /// Takes the bytes of one JSON value. They are neither parsed nor copied unless they contain a
     /// line break. The caller vouches that they are one JSON value: sources send nothing else.
     pub fn from_json(bytes: Bytes) -> Document {
         if memchr::memchr2(b'\n', b'\r', &bytes).is_none() {
-            return Document(bytes);
+            return Document::of(bytes);
         }
         let mut line = BytesMut::from(&bytes[..]);
         for byte in line.iter_mut().filter(|b| matches!(**b, b'\n' | b'\r')) {
             *byte = b' ';
         }
-        Document(line.freeze())
+        Document::of(line.freeze())
+    }
+
+    fn of(json: Bytes) -> Document {
+        Document {
+            json,
+            tie: Tie::First,
+        }
+    }
+
+    /// The same, of a source whose changes are decided so.
+    pub fn with_tie(self, tie: Tie) -> Document {
+        Document { tie, ..self }
+    }
+
+    /// What becomes of it where one of the same version is.
+    pub fn tie(&self) -> Tie {
+        self.tie
     }
 
     /// The JSON text.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &self.json
     }
 }
 

@@ -18,7 +18,7 @@ mod version;
 pub mod wire;
 
 pub use batch::{Batch, Content, IndexDefinition, Origin, now_ms};
-pub use change::{Action, Change, Document, Operation};
+pub use change::{Action, Change, Document, Operation, Tie};
 pub use lineage::{AnotherSource, Generation, JoinError, Joined, Lineage, source_of};
 pub use name::{DocumentId, IndexName, NameError, Tenant};
 pub use subject::{Kind, Root, Subject, SubjectError, expand_filter, token};

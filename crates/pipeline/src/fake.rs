@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use model::{Batch, Change, Content, IndexDefinition, IndexName, Origin, Version};
+use model::{Batch, Change, Content, IndexDefinition, IndexName, Origin, Tie, Version};
 use tokio::sync::Notify;
 
 use crate::{
@@ -347,13 +347,23 @@ impl StoreState {
             None => {
                 self.documents.remove(&place);
             }
-            Some(_) if held >= Some(change.version) => return Outcome::AlreadyApplied,
+            Some(document) if beats(held, change.version, document.tie()) => {
+                return Outcome::AlreadyApplied;
+            }
             Some(document) => {
                 let bytes = Bytes::copy_from_slice(document.as_bytes());
                 self.documents.insert(place, (change.version, bytes));
             }
         }
         Outcome::Applied
+    }
+}
+
+/// Whether what is held counts, and not a document of this version.
+fn beats(held: Option<Version>, version: Version, tie: Tie) -> bool {
+    match tie {
+        Tie::First => held >= Some(version),
+        Tie::Last => held > Some(version),
     }
 }
 
@@ -381,6 +391,14 @@ impl Writer for MemoryStore {
     async fn define(&self, index: &IndexName, _: &IndexDefinition) -> Result<usize, Fault> {
         lock(&self.inner).defined.push(index.clone());
         Ok(0)
+    }
+
+    async fn clear(&self, index: &IndexName, upto: Version, _: &Tenure) -> Result<(), Fault> {
+        let mut state = lock(&self.inner);
+        state
+            .documents
+            .retain(|place, (version, _)| place.0 != index.as_str() || *version > upto);
+        Ok(())
     }
 }
 
@@ -414,6 +432,17 @@ impl DeadLetters for MemoryStore {
         if state.held(&place) <= Some(change.version) {
             state.letters.remove(&place);
         }
+        Ok(())
+    }
+
+    async fn clear(&self, index: &IndexName, upto: Version) -> Result<(), Fault> {
+        let is_gone = |letter: &DeadLetter| {
+            let change = letter.change.as_ref();
+            change.is_some_and(|change| change.version <= upto)
+        };
+        lock(&self.inner)
+            .letters
+            .retain(|_, letter| letter.index != index.as_str() || !is_gone(letter));
         Ok(())
     }
 

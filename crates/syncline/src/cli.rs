@@ -6,6 +6,7 @@ use clap::{Args, Command, FromArgMatches};
 use config::{Resolved, Resolver};
 use runtime::exit::Exit;
 
+use crate::postgres_source::WatcherArgs;
 use crate::{check, dlq, explain, program, readers, reference, sync, up, verify};
 
 /// The sections a configuration file may have: one for each command that runs for long.
@@ -70,7 +71,7 @@ const COMMANDS: &[Entry] = &[
     Entry {
         name: "es-watcher",
         about: "Watches a source cluster and publishes its changes to NATS",
-        run: |name, argv| start::<program::Service<es_watcher::Args>>(name, argv, program::watcher),
+        run: |name, argv| start::<program::Service<WatcherArgs>>(name, argv, program::watcher),
     },
     Entry {
         name: "es-writer",

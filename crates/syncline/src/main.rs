@@ -6,6 +6,7 @@ mod cli;
 mod dlq;
 mod explain;
 mod plan;
+mod postgres_source;
 mod program;
 mod progress;
 mod readers;

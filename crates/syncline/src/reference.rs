@@ -45,7 +45,7 @@ fn page() -> String {
     section::<readers::Args>(&mut page, "readers");
     section::<dlq::Args>(&mut page, "dlq");
     section::<explain::Args>(&mut page, "explain");
-    section::<Service<es_watcher::Args>>(&mut page, "es-watcher");
+    section::<Service<crate::postgres_source::WatcherArgs>>(&mut page, "es-watcher");
     section::<Service<es_writer::Args>>(&mut page, "es-writer");
     section::<NatsServerArgs>(&mut page, "nats-server");
     page

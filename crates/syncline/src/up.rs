@@ -14,6 +14,7 @@ use runtime::{
 
 use crate::{
     cli,
+    postgres_source::WatcherArgs,
     program::{self, Common, Operation, Shared},
 };
 
@@ -65,7 +66,7 @@ impl NatsServerArgs {
 
 struct Parts {
     nats: Option<Resolved<NatsServerArgs>>,
-    watcher: Option<Resolved<es_watcher::Args>>,
+    watcher: Option<Resolved<WatcherArgs>>,
     writer: Option<Resolved<es_writer::Args>>,
 }
 
@@ -114,13 +115,17 @@ pub(crate) fn run(resolved: Resolved<Args>) -> ExitCode {
 fn read(file: &std::path::Path) -> Result<Parts, config::Error> {
     let mut sections = Sections::read(file)?;
     let nats = section::<NatsServerArgs>(&mut sections, "nats-server");
-    let mut watcher = section::<es_watcher::Args>(&mut sections, "es-watcher");
+    let mut watcher = section::<WatcherArgs>(&mut sections, "es-watcher");
     let mut writer = section::<es_writer::Args>(&mut sections, "es-writer");
     sections.finish(cli::SECTIONS)?;
     if let Some(nats) = &nats {
         let url = format!("nats://{}", nats.args.listen);
         if let Some(part) = &mut watcher {
-            point_to(&url, &mut part.settings, &mut part.args.nats.nats_url);
+            point_to(
+                &url,
+                &mut part.settings,
+                &mut part.args.search.nats.nats_url,
+            );
         }
         if let Some(part) = &mut writer {
             point_to(&url, &mut part.settings, &mut part.args.nats.nats_url);

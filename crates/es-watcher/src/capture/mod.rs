@@ -36,6 +36,7 @@ use std::{
 };
 
 use model::{IndexDefinition, IndexName};
+use pipeline::Registry;
 use runtime::throttle::Throttle;
 use search::{Client, ShardStats};
 use tokio::sync::Semaphore;
@@ -45,7 +46,6 @@ pub(crate) use looks::watch;
 use crate::{
     checkpoint::Checkpoints,
     ledger::{Ledger, Stage},
-    lineage::Registry,
     source::{SourceObserver, SourceOptions},
 };
 

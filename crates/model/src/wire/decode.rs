@@ -5,8 +5,8 @@ use std::{borrow::Cow, io::Read};
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::{DecodeError, MAX_UNPACKED, Message};
-use crate::{Action, Batch, Change, Content, Document, DocumentId, Kind, Operation, Version};
+use super::{Clear, DecodeError, MAX_UNPACKED, Message};
+use crate::{Action, Batch, Change, Content, Document, DocumentId, Kind, Operation, Tie, Version};
 
 /// Reads a whole message back. For a message in parts, see [`Assembler`].
 ///
@@ -17,6 +17,10 @@ pub fn decode(message: &Message) -> Result<Batch, DecodeError> {
     let content = match message.subject.kind {
         Kind::Definition => {
             Content::Definition(serde_json::from_slice(&body).map_err(DecodeError::Definition)?)
+        }
+        Kind::Clear => {
+            let clear: Clear = serde_json::from_slice(&body).map_err(DecodeError::Clear)?;
+            Content::Clear(clear.upto)
         }
         Kind::Operation(operation) => {
             Content::Changes(read_changes(&body, operation, message.envelope.count)?)
@@ -58,6 +62,17 @@ struct Metadata<'a> {
     #[serde(borrow)]
     routing: Option<Cow<'a, str>>,
     version: u64,
+    #[serde(borrow)]
+    version_type: Option<Cow<'a, str>>,
+}
+
+impl Metadata<'_> {
+    fn tie(&self) -> Tie {
+        match self.version_type.as_deref() {
+            Some("external_gte") => Tie::Last,
+            _ => Tie::First,
+        }
+    }
 }
 
 fn read_changes(
@@ -77,7 +92,7 @@ fn read_changes(
             (MetadataLine::Delete(metadata), Operation::Delete) => (metadata, Action::Delete),
             (MetadataLine::Index(metadata), Operation::Index | Operation::Update) => {
                 let line = lines.next_line()?.ok_or(DecodeError::Truncated)?;
-                let document = Document::from_json(line);
+                let document = Document::from_json(line).with_tie(metadata.tie());
                 match operation {
                     Operation::Update => (metadata, Action::Update(document)),
                     _ => (metadata, Action::Index(document)),

@@ -2,8 +2,10 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{Envelope, Message};
-use crate::{Action, Batch, Change, Content, Kind, Operation, Root, Subject, Tenant};
+use super::{Clear, Envelope, Message};
+use crate::{
+    Action, Batch, Change, Content, Document, Kind, Operation, Root, Subject, Tenant, Tie,
+};
 
 /// How batches are encoded.
 #[derive(Debug, Clone)]
@@ -27,6 +29,11 @@ impl Encoder {
                 let body = serde_json::to_vec(definition)
                     .expect("a definition is text and raw JSON, which always serialise");
                 self.cut(batch, Kind::Definition, 0, body.into(), &mut messages);
+            }
+            Content::Clear(upto) => {
+                let body =
+                    serde_json::to_vec(&Clear { upto: *upto }).expect("a number always serialises");
+                self.cut(batch, Kind::Clear, 0, body.into(), &mut messages);
             }
             Content::Changes(changes) => {
                 for operation in Operation::ALL {
@@ -85,6 +92,7 @@ impl Encoder {
                     kind,
                 },
                 envelope: Envelope {
+                    format: kind.format(),
                     count,
                     origin: batch.origin.clone(),
                     compressed,
@@ -110,9 +118,9 @@ impl Encoder {
 
 /// Appends a change as `_bulk` takes it: a line of metadata, then the document's line if it has one.
 pub fn write_change(body: &mut BytesMut, change: &Change) {
-    let version_type = match change.action {
-        Action::Index(_) | Action::Update(_) => "external",
-        Action::Delete => "external_gte",
+    let version_type = match change.document().map(Document::tie) {
+        Some(Tie::First) => "external",
+        Some(Tie::Last) | None => "external_gte",
     };
     write_versioned(body, change, version_type);
 }
