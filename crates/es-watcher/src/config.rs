@@ -12,6 +12,9 @@ use crate::{Deletes, SourceRefresh};
 /// Watches a source cluster and publishes its changes to NATS.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
+    /// What to watch, instead of --es-hosts: postgres://user@host:5432/database, or hosts of a cluster.
+    #[arg(long, env = "SOURCE", value_name = "URL")]
+    pub source: Option<CommaList>,
     /// Elasticsearch or OpenSearch hosts (comma-separated).
     #[arg(
         long,
@@ -110,8 +113,13 @@ pub struct Args {
 }
 
 impl Args {
+    /// The hosts of the cluster to watch.
+    pub fn hosts(&self) -> &CommaList {
+        self.source.as_ref().unwrap_or(&self.es_hosts)
+    }
+
     /// The name under which watchers stand by for each other.
-    pub(crate) fn name(&self) -> String {
+    pub fn name(&self) -> String {
         let default = || format!("es-watcher-{}", self.tenant);
         self.name.clone().unwrap_or_else(default)
     }

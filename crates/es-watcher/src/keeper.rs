@@ -8,14 +8,13 @@ use std::{
 };
 
 use bus::{Acknowledged, Stored};
-use pipeline::Fault;
+use pipeline::{Fault, Registry};
 use runtime::backoff::Backoff;
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     checkpoint::{Checkpoint, Checkpoints, ShardKey},
     ledger::{Gone, Ledger},
-    lineage::Registry,
     resync::Requests,
     source::SourceObserver,
 };

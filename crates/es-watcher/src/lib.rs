@@ -11,7 +11,6 @@ mod config;
 mod error;
 mod keeper;
 mod ledger;
-mod lineage;
 mod lmdb;
 mod metrics;
 mod resync;
@@ -25,7 +24,6 @@ pub use checkpoint::{
 pub use error::WatchError;
 pub use keeper::Memory;
 pub use ledger::{Ledger, LedgerError};
-pub use lineage::Registry;
 pub use metrics::WatcherMetrics;
 pub use resync::Requests;
 pub use service::{ServiceError, run};

@@ -7,7 +7,7 @@ use std::{
 
 use ::config::Rate;
 use bus::{
-    Bus, Ending, JetStreamSink, Lease, LeaseOptions, Lineages, Resyncs, Role, SinkOptions, Stored,
+    Bucket, Bus, Ending, JetStreamSink, Lease, LeaseOptions, Lineages, Resyncs, Role, SinkOptions, Stored,
     StreamSpec, stream, until_answered,
 };
 use model::{IndexName, Root};
@@ -24,7 +24,6 @@ use crate::{
     Args, CheckpointError, Checkpoints, DiskStore, Ledger, LedgerError, Memory, Owner, Requests,
     SearchSource, SourceOptions, WatcherMetrics,
     canary::{self, CanaryOptions},
-    lineage::Bucket,
 };
 
 /// How long the stream may take to acknowledge a batch.
@@ -82,7 +81,7 @@ pub async fn run(
             patterns: args.index_patterns.to_string(),
         });
     }
-    let config = args.es.client_config(&args.es_hosts)?;
+    let config = args.es.client_config(args.hosts())?;
     let nats = args.nats.options(&name)?;
     let Some(client) = search::connect_with_retry(&config, "source", health, shutdown).await?
     else {

@@ -3,6 +3,7 @@
 //! [`SearchWriter`] writes a bulk and says what became of each document; the order, the lanes and the
 //! floor are [`pipeline::apply()`]'s. [`run`] is the service around both.
 
+mod clear;
 mod config;
 mod file_letters;
 mod follow;

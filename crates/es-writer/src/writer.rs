@@ -5,9 +5,11 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use bus::Lineages;
 use bytes::BytesMut;
 use futures::future::BoxFuture;
-use model::{Change, IndexDefinition, IndexName, Lineage, wire};
-use pipeline::{Fault, Outcome, Writer};
+use model::{Change, IndexDefinition, IndexName, Lineage, Version, wire};
+use pipeline::{Fault, Outcome, Tenure, Writer};
 use search::{Choices, Client, Error, Existing, Item, Mark, Plan, retry};
+
+use crate::clear;
 
 /// Kept of a reader's tenure when a bulk is given its deadline: the answer must be here before its
 /// end.
@@ -19,7 +21,7 @@ const MOST_TOLD: usize = 10;
 /// Writes by `_bulk`, with external versions and an outcome for each document.
 #[derive(Debug, Clone)]
 pub struct SearchWriter {
-    client: Client,
+    pub(crate) client: Client,
     told: Option<Arc<dyn Told>>,
     choices: Choices,
 }
@@ -124,7 +126,7 @@ impl SearchWriter {
     }
 
     /// Writes a bulk; one that the cluster finds too large is written in halves.
-    fn bulk<'a>(
+    pub(crate) fn bulk<'a>(
         &'a self,
         index: &'a IndexName,
         changes: &'a [&'a Change],
@@ -204,6 +206,14 @@ impl Writer for SearchWriter {
         }
         Ok(drift.len())
     }
+
+    async fn clear(&self, index: &IndexName, upto: Version, tenure: &Tenure) -> Result<(), Fault> {
+        let removed = clear::clear(self, index, upto, tenure).await?;
+        if removed > 0 {
+            tracing::info!(%index, %upto, documents = removed, "removed what is gone at the source");
+        }
+        Ok(())
+    }
 }
 
 fn outcome((item, change): (Item, &&Change)) -> Outcome {
@@ -227,7 +237,7 @@ fn outcome((item, change): (Item, &&Change)) -> Outcome {
 }
 
 /// What a failure of a whole request means for the writer.
-fn fault(error: Error) -> Fault {
+pub(crate) fn fault(error: Error) -> Fault {
     match (retry::classify(&error), &error) {
         // Somebody can open it again.
         (retry::Decision::Retry, _) | (_, Error::IndexClosed { .. }) => Fault::retry(error),

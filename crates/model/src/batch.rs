@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use bytes::Bytes;
 
-use crate::{Change, IndexName, Lineage, Operation, Tenant};
+use crate::{Change, IndexName, Lineage, Operation, Tenant, Version};
 
 /// Something a source yields about one index.
 #[derive(Debug, Clone)]
@@ -31,6 +31,10 @@ pub enum Content {
     Changes(Vec<Change>),
     /// The index looks like this. Comes before its first document.
     Definition(IndexDefinition),
+    /// Nothing that came before this in the log is there any more, up to and including this version.
+    /// What comes after it in the log stays, even with this very version. A barrier: it takes effect
+    /// when everything before it is settled, and before anything after it is written.
+    Clear(Version),
     /// Changes as they travelled: a gateway passes on what it need not look into. Opened by
     /// [`crate::wire::open`].
     Sealed(Sealed),
@@ -54,7 +58,7 @@ impl Batch {
     pub fn changes(&self) -> &[Change] {
         match &self.content {
             Content::Changes(changes) => changes,
-            Content::Definition(_) | Content::Sealed(_) => &[],
+            Content::Definition(_) | Content::Clear(_) | Content::Sealed(_) => &[],
         }
     }
 
@@ -71,6 +75,7 @@ impl Batch {
                 definition.settings.get().len() + definition.mappings.get().len()
             }
             Content::Sealed(sealed) => sealed.body.len(),
+            Content::Clear(_) => 0,
         }
     }
 }

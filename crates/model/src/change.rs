@@ -16,8 +16,9 @@ pub struct Change {
     pub routing: Option<Box<str>>,
     /// The position in the source's history; what makes a late or repeated delivery harmless.
     pub version: Version,
-    /// Whether it replaces a document of its very version, too: somebody has asked for it again. A
-    /// delete always does.
+    /// Whether it replaces a document of its very version, too: somebody has asked for it again, or
+    /// the source's changes share a version, as those of a database's transaction do. A delete always
+    /// does.
     pub over: bool,
     /// What happened.
     pub action: Action,

@@ -36,6 +36,8 @@ pub enum Kind {
     Operation(Operation),
     /// The index's mappings and settings, under the token `definition`.
     Definition,
+    /// That everything before is gone, under the token `clear`.
+    Clear,
 }
 
 impl Kind {
@@ -43,6 +45,7 @@ impl Kind {
         match self {
             Kind::Operation(operation) => operation.as_str(),
             Kind::Definition => "definition",
+            Kind::Clear => "clear",
         }
     }
 }
@@ -98,6 +101,7 @@ impl std::str::FromStr for Subject {
             index: IndexName::try_from(decode(index)?)?,
             kind: match kind {
                 "definition" => Kind::Definition,
+                "clear" => Kind::Clear,
                 operation => Kind::Operation(operation.parse().map_err(|_| malformed())?),
             },
         })

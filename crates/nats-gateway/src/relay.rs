@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use model::{Batch, Change, Content, IndexName, Kind, Origin, Subject, Via, wire};
+use model::{Batch, Change, Content, IndexName, Kind, Origin, Subject, Version, Via, wire};
 use pipeline::{
     Captured, ChangeSource, DeadLetter, DeadLetters, Delivery, Fault, MessageSource, Payload,
     Replay, Replayed,
@@ -209,7 +209,7 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
         }
         let subject: Subject = text.parse().map_err(|error| format!("{error}"))?;
         let plan = match subject.kind {
-            Kind::Definition => None,
+            Kind::Definition | Kind::Clear => None,
             Kind::Operation(operation) => {
                 let at = At {
                     tenant: subject.tenant.clone(),
@@ -272,13 +272,17 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
 
     fn definition(&mut self, sequence: u64, batch: &Batch, address: &Address) {
         self.metrics.entry(0);
-        let Content::Definition(definition) = &batch.content else {
-            return self.nothing(sequence, Passage::default());
-        };
         let at = At {
             tenant: address.subject.tenant.clone(),
             index: address.subject.index.clone(),
             operation: model::Operation::Index,
+        };
+        let definition = match &batch.content {
+            Content::Definition(definition) => definition,
+            Content::Clear(upto) => return self.clear(sequence, batch, address, &at, *upto),
+            Content::Changes(_) | Content::Sealed(_) => {
+                return self.nothing(sequence, Passage::default());
+            }
         };
         let places = match self.in_force.rules.define(&at, definition) {
             Ok(places) => places,
@@ -307,6 +311,39 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
             self.nothing(sequence, Passage::default());
         }
         self.yielded = sequence;
+    }
+
+    /// Passes on that an index was emptied, to where it keeps its name. Under another name there may be what
+    /// comes from other indices, too, and that is not gone.
+    fn clear(
+        &mut self,
+        sequence: u64,
+        batch: &Batch,
+        address: &Address,
+        at: &At,
+        upto: Version,
+    ) {
+        let places = self.in_force.rules.places(at).unwrap_or_default();
+        let (own, others): (Vec<_>, Vec<_>) =
+            places.into_iter().partition(|place| *place == at.index);
+        for place in others {
+            tracing::error!(
+                index = %at.index, target = %place,
+                "the source has emptied what is routed to an index of another name: what was there before stays at \
+                 the target until `syncline verify --rules FILE --repair` removes it"
+            );
+        }
+        match own.into_iter().next() {
+            None => self.nothing(sequence, Passage::default()),
+            Some(index) => {
+                let batch = Batch {
+                    index,
+                    origin: self.origin(sequence, batch, address),
+                    content: Content::Clear(upto),
+                };
+                self.yields(sequence, batch);
+            }
+        }
     }
 
     /// Applies the rules, elsewhere if that may take long.

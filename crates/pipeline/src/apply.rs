@@ -3,15 +3,15 @@
 
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
-use model::{Batch, Content, IndexDefinition, IndexName, wire};
+use model::{Batch, Content, IndexDefinition, IndexName, Version, wire};
 use runtime::{backoff::Backoff, throttle::Throttle};
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{sync::mpsc, task::JoinSet, time::Interval};
 use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     DeadLetter, DeadLetters, Delivery, Fault, Floor, MessageSource, Observer, Payload, Replay,
-    Writer,
+    Tenure, Writer,
     gate::Gate,
     lane::{Lane, Part},
 };
@@ -81,6 +81,7 @@ where
         committed: 0,
         lanes: Vec::new(),
         tasks: JoinSet::new(),
+        barrier: None,
     };
     applier.start_lanes(source, &options, &settled_tx);
     drop(settled_tx);
@@ -98,6 +99,13 @@ where
     read.and(lanes).and(closed)
 }
 
+/// An entry of the log that says that everything before it in an index is gone.
+struct Barrier {
+    sequence: u64,
+    index: IndexName,
+    upto: Version,
+}
+
 struct Applier<W, D, O> {
     writer: Arc<W>,
     dead_letters: Arc<D>,
@@ -107,6 +115,8 @@ struct Applier<W, D, O> {
     floor: Floor,
     committed: u64,
     lanes: Vec<mpsc::Sender<Part>>,
+    /// What has to wait until everything before it is settled, and everything after it for it.
+    barrier: Option<Barrier>,
     tasks: JoinSet<Result<(), Fault>>,
 }
 
@@ -148,8 +158,18 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
         let mut pulse = tokio::time::interval(PULSE);
         loop {
             let entries = self.floor.entries();
-            let room =
-                entries == 0 || (entries < options.entries && self.floor.bytes() < options.bytes);
+            if entries == 0
+                && let Some(barrier) = self.barrier.take()
+            {
+                if self.clear(source.tenure(), &barrier, &mut pulse).await? {
+                    self.floor.open(barrier.sequence, 0, 0);
+                    self.commit(source).await?;
+                }
+                continue;
+            }
+            let room = self.barrier.is_none()
+                && (entries == 0
+                    || (entries < options.entries && self.floor.bytes() < options.bytes));
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
@@ -231,6 +251,13 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
                         self.floor.open(sequence, 0, 0);
                     }
                 }
+                Content::Clear(upto) => {
+                    self.barrier = Some(Barrier {
+                        sequence,
+                        index: batch.index.clone(),
+                        upto: *upto,
+                    });
+                }
             },
             Payload::Unreadable { reason, body } => {
                 let letter = DeadLetter {
@@ -293,6 +320,29 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
             Ok(())
         })
         .await
+    }
+
+    /// Clears an index, while nothing else is under way. False when the process ends first.
+    async fn clear(
+        &self,
+        tenure: Tenure,
+        barrier: &Barrier,
+        pulse: &mut Interval,
+    ) -> Result<bool, Fault> {
+        let (index, upto) = (&barrier.index, barrier.upto);
+        let clearing = self.until_it_works("clear index", async || {
+            self.writer.clear(index, upto, &tenure).await?;
+            self.dead_letters.clear(index, upto).await
+        });
+        tokio::pin!(clearing);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Ok(false),
+                _ = pulse.tick() => self.observer.alive(),
+                cleared = &mut clearing => return cleared,
+            }
+        }
     }
 
     async fn park(&self, letter: DeadLetter) -> Result<bool, Fault> {

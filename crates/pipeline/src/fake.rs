@@ -212,6 +212,7 @@ fn subject(entry: &Payload) -> Option<Arc<str>> {
     };
     let kind = match &batch.content {
         Content::Definition(_) => Kind::Definition,
+        Content::Clear(_) => Kind::Clear,
         Content::Sealed(sealed) => Kind::Operation(sealed.operation),
         Content::Changes(changes) => {
             let first = changes.first()?.operation();
@@ -411,6 +412,14 @@ impl Writer for MemoryStore {
         lock(&self.inner).defined.push(index.clone());
         Ok(0)
     }
+
+    async fn clear(&self, index: &IndexName, upto: Version, _: &Tenure) -> Result<(), Fault> {
+        let mut state = lock(&self.inner);
+        state
+            .documents
+            .retain(|place, (version, _)| place.0 != index.as_str() || *version > upto);
+        Ok(())
+    }
 }
 
 impl DeadLetters for MemoryStore {
@@ -447,6 +456,17 @@ impl DeadLetters for MemoryStore {
         if state.held(&place) <= Some(change.version) {
             state.letters.remove(&place);
         }
+        Ok(())
+    }
+
+    async fn clear(&self, index: &IndexName, upto: Version) -> Result<(), Fault> {
+        let is_gone = |letter: &DeadLetter| {
+            let change = letter.change.as_ref();
+            change.is_some_and(|change| change.version <= upto)
+        };
+        lock(&self.inner)
+            .letters
+            .retain(|_, letter| letter.index != index.as_str() || !is_gone(letter));
         Ok(())
     }
 

@@ -31,5 +31,5 @@ pub use floor::Floor;
 pub use publish::{PublishOptions, publish};
 pub use seams::{
     Captured, ChangeSource, DeadLetter, DeadLetters, Delivery, Filter, MessageSink, MessageSource,
-    Observer, Outcome, Payload, Replay, Replayed, Tenure, Verdict, Writer,
+    Observer, Outcome, Payload, Registry, Replay, Replayed, Tenure, Verdict, Writer,
 };

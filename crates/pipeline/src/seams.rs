@@ -1,13 +1,15 @@
 //! The traits at which parts can be exchanged. Their documentation is the contract.
 
 use std::{
+    fmt,
     future::Future,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use model::{Batch, Change, IndexDefinition, IndexName};
+use futures::future::BoxFuture;
+use model::{Batch, Change, IndexDefinition, IndexName, Lineage, Version};
 use tokio::sync::watch;
 
 use crate::Fault;
@@ -192,6 +194,16 @@ pub trait Writer: Send + Sync + 'static {
         index: &IndexName,
         definition: &IndexDefinition,
     ) -> impl Future<Output = Result<usize, Fault>> + Send;
+
+    /// Removes every document of the index whose version is not above `upto`. Called by itself: nothing
+    /// is under way, and nothing is written meanwhile. An index that is not there has none. May be
+    /// repeated after a part of it was done. No request outlives `tenure`.
+    fn clear(
+        &self,
+        index: &IndexName,
+        upto: Version,
+        tenure: &Tenure,
+    ) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 
 /// What became of a change.
@@ -264,6 +276,16 @@ pub trait DeadLetters: Send + Sync + 'static {
         std::future::ready(Ok(()))
     }
 
+    /// Removes the letters of an index whose changes are not above `upto`: their documents are gone. The
+    /// floor moves past what removed them only after this.
+    fn clear(
+        &self,
+        _index: &IndexName,
+        _upto: Version,
+    ) -> impl Future<Output = Result<(), Fault>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// Is told what became of a letter that was sent again. Returns at once.
     fn replayed(&self, _replay: &Replay, _outcome: Replayed) {}
 }
@@ -283,6 +305,35 @@ pub struct DeadLetter {
     pub body: Bytes,
     /// Why.
     pub reason: String,
+}
+
+/// Remembers the epochs of sources outside of a process and its disk, which can be lost.
+pub trait Registry: fmt::Debug + Send + Sync {
+    /// What is known of an index of the source called `source` (see [`Lineage::source`]).
+    fn known<'a>(
+        &'a self,
+        source: &'a str,
+        index: &'a IndexName,
+    ) -> BoxFuture<'a, Result<Option<Lineage>, Fault>>;
+
+    /// Remembers a lineage before anything is published under its epochs. Returns what is known
+    /// then: an epoch in it may be higher.
+    fn record<'a>(&'a self, lineage: &'a Lineage) -> BoxFuture<'a, Result<Lineage, Fault>>;
+}
+
+/// Remembers nothing.
+impl Registry for () {
+    fn known<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a IndexName,
+    ) -> BoxFuture<'a, Result<Option<Lineage>, Fault>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    fn record<'a>(&'a self, lineage: &'a Lineage) -> BoxFuture<'a, Result<Lineage, Fault>> {
+        Box::pin(std::future::ready(Ok(lineage.clone())))
+    }
 }
 
 /// Is told what the loops do: metrics, progress bars and benchmarks hang here. Called on the hot

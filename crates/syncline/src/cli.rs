@@ -6,7 +6,7 @@ use clap::{Args, Command, FromArgMatches};
 use config::{Resolved, Resolver};
 
 use crate::{
-    check, dlq, explain, gateway_test, metadata, program, readers, reference, resync, sync, up,
+    check, dlq, explain, gateway_test, metadata, postgres_source::WatcherArgs, program, readers, reference, resync, sync, up,
     verify,
 };
 
@@ -86,7 +86,7 @@ const COMMANDS: &[Entry] = &[
     Entry {
         name: "es-watcher",
         about: "Watches a source cluster and publishes its changes to NATS",
-        run: |name, argv| start::<program::Service<es_watcher::Args>>(name, argv, program::watcher),
+        run: |name, argv| start::<program::Service<WatcherArgs>>(name, argv, program::watcher),
     },
     Entry {
         name: "es-writer",

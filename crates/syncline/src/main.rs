@@ -8,6 +8,7 @@ mod explain;
 mod gateway_test;
 mod metadata;
 mod plan;
+mod postgres_source;
 mod program;
 mod progress;
 mod readers;

@@ -16,6 +16,8 @@ use runtime::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::postgres_source::WatcherArgs;
+
 /// The flags that every service has.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Operation")]
@@ -76,7 +78,7 @@ pub(crate) struct Shared {
     pub(crate) health: Health,
 }
 
-pub(crate) fn watcher(args: Service<es_watcher::Args>) -> ExitCode {
+pub(crate) fn watcher(args: Service<WatcherArgs>) -> ExitCode {
     service(
         &args.common.log_level,
         args.common.operation,
@@ -122,11 +124,17 @@ pub(crate) fn spawn_gateway(
     });
 }
 
-pub(crate) fn spawn_watcher(tasks: &mut Tasks, shared: Shared, args: es_watcher::Args) {
+pub(crate) fn spawn_watcher(tasks: &mut Tasks, shared: Shared, args: WatcherArgs) {
     let token = tasks.token().clone();
-    tasks.spawn("es-watcher", async move {
-        es_watcher::run(args, &shared.metrics, &shared.health, &token).await
-    });
+    match args.postgres_url() {
+        Some(url) => tasks.spawn("es-watcher", async move {
+            let options = args.postgres_options(&url)?;
+            pg_watcher::run(options, &shared.metrics, &shared.health, &token).await
+        }),
+        None => tasks.spawn("es-watcher", async move {
+            es_watcher::run(args.search, &shared.metrics, &shared.health, &token).await
+        }),
+    }
 }
 
 pub(crate) fn spawn_writer(tasks: &mut Tasks, shared: Shared, args: es_writer::Args) {

@@ -1,7 +1,7 @@
 //! What a copy shows while it runs: a bar for each index, then the lag.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -21,6 +21,7 @@ pub(crate) struct Progress {
     indices: Mutex<HashMap<IndexName, Index>>,
     behind: Mutex<HashMap<ShardKey, u64>>,
     lag_ms: AtomicU64,
+    said: Mutex<HashSet<String>>,
     started: Instant,
 }
 
@@ -44,6 +45,7 @@ impl Progress {
             indices: Mutex::default(),
             behind: Mutex::default(),
             lag_ms: AtomicU64::new(0),
+            said: Mutex::default(),
             started: Instant::now(),
         };
         for (index, total) in totals {
@@ -68,6 +70,14 @@ impl Progress {
         let behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
         let lag = Duration::from_millis(self.lag_ms.load(Ordering::Relaxed));
         (behind.values().sum(), lag)
+    }
+
+    /// Prints a line above the bars, unless it was printed before.
+    pub(crate) fn say_once(&self, line: &str) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.insert(line.to_owned()) {
+            self.say(line);
+        }
     }
 
     /// Prints a line above the bars.

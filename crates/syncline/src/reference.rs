@@ -47,7 +47,7 @@ fn page() -> String {
     section::<dlq::Args>(&mut page, "dlq");
     section::<explain::Args>(&mut page, "explain");
     section::<resync::Args>(&mut page, "resync");
-    section::<Service<es_watcher::Args>>(&mut page, "es-watcher");
+    section::<Service<crate::postgres_source::WatcherArgs>>(&mut page, "es-watcher");
     section::<Service<es_writer::Args>>(&mut page, "es-writer");
     section::<NatsServerArgs>(&mut page, "nats-server");
     page

@@ -5,13 +5,14 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use comfy_table::{CellAlignment, Table, presets};
 use config::{ByteSize, CommaList, Millis, Rate};
 use es_watcher::{
-    Checkpoints, Deletes, DiskStore, Memory, Owner, Registry, Requests, SearchSource,
-    SourceOptions, SourceRefresh,
+    Checkpoints, Deletes, DiskStore, Memory, Owner, Requests, SearchSource, SourceOptions,
+    SourceRefresh,
 };
 use es_writer::{FileDeadLetters, SearchWriter};
 use futures::future::BoxFuture;
 use model::{IndexName, Lineage};
-use pipeline::{ApplyOptions, Fault, PublishOptions, apply, channel, publish};
+use pg_watcher::PgArgs;
+use pipeline::{ApplyOptions, Fault, PublishOptions, Registry, apply, channel, publish};
 use runtime::{
     exit::{self, Exit},
     telemetry::{self, LogFormat},
@@ -19,17 +20,17 @@ use runtime::{
 use search::{Choices, Client, IndexPatterns, SourceArgs, TargetArgs, retry};
 use tokio_util::sync::CancellationToken;
 
-use crate::{plan, program, progress::Progress};
+use crate::{plan, postgres_source, program, progress::Progress};
 
 /// Batches that wait between source and writer.
-const CHANNEL: usize = 4;
+pub(crate) const CHANNEL: usize = 4;
 /// How often `--follow` says how far it is behind.
 const LAG_EVERY: Duration = Duration::from_secs(10);
 
 /// Copies indices from one cluster to another; --follow keeps them equal.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// Source hosts (comma-separated URLs).
+    /// Source hosts (comma-separated URLs), or postgres://user@host:5432/database.
     #[arg(value_name = "SOURCE_URL")]
     source: CommaList,
     /// Target hosts (comma-separated URLs).
@@ -111,6 +112,8 @@ pub(crate) struct Args {
     source_access: SourceArgs,
     #[command(flatten)]
     target_access: TargetArgs,
+    #[command(flatten)]
+    postgres: PgArgs,
 }
 
 impl Args {
@@ -145,6 +148,12 @@ enum SyncError {
     #[error(transparent)]
     Ledger(#[from] es_watcher::LedgerError),
     #[error(transparent)]
+    Postgres(#[from] postgres_source::CopyError),
+    #[error(
+        "--dry-run is not there for a PostgreSQL source: `syncline check --source` looks without changing anything"
+    )]
+    DryRun,
+    #[error(transparent)]
     Pipeline(#[from] Fault),
     #[error(transparent)]
     Signals(#[from] std::io::Error),
@@ -164,6 +173,9 @@ pub(crate) async fn run(args: Args) -> Exit {
 }
 
 async fn copy(args: Args) -> Result<(), SyncError> {
+    if let Some(url) = postgres_source::url_of(&args.source) {
+        return copy_postgres(args, url).await;
+    }
     let source = args
         .source_access
         .client_config(&args.source)
@@ -185,8 +197,45 @@ async fn copy(args: Args) -> Result<(), SyncError> {
     let progress = Arc::new(Progress::new(&totals(&source, &args.indices).await?));
     let (_shutdown, token) = program::on_signals(Duration::from_secs(20))?;
     let ended = join(&args, source, target, &progress, &token).await;
+    conclude(&args, &progress, &token, ended)
+}
+
+/// The same from a PostgreSQL server.
+async fn copy_postgres(args: Args, url: String) -> Result<(), SyncError> {
+    if args.dry_run {
+        return Err(SyncError::DryRun);
+    }
+    let target = args
+        .target_access
+        .client_config(&args.target)
+        .map_err(SyncError::TargetArgs)?;
+    let target = search::connect(&target).await.map_err(SyncError::Target)?;
+    let copy = postgres_source::Copy {
+        postgres: &args.postgres,
+        url,
+        indices: &args.indices,
+        follow: args.follow,
+        checkpoint_path: args.checkpoint_path.clone(),
+        dead_letters: args.dead_letters.clone(),
+        apply: apply_options(&args),
+    };
+    let progress = Arc::new(Progress::new(&[]));
+    let (_shutdown, token) = program::on_signals(Duration::from_secs(20))?;
+    let registry = Arc::new(TargetLineages(target.clone()));
+    let joined = copy.join(target, registry, &progress, &token).await;
+    let ended = joined.map_err(SyncError::from);
+    conclude(&args, &progress, &token, ended)
+}
+
+/// Says what was done.
+fn conclude(
+    args: &Args,
+    progress: &Progress,
+    token: &CancellationToken,
+    ended: Result<(), SyncError>,
+) -> Result<(), SyncError> {
     progress.finish();
-    print_summary(&progress);
+    print_summary(progress);
     if token.is_cancelled() {
         eprintln!("stopped before the end: the target has a part of the source");
     }
@@ -201,7 +250,7 @@ async fn copy(args: Args) -> Result<(), SyncError> {
         0 => Ok(()),
         refused => Err(SyncError::Refused {
             refused,
-            file: args.dead_letters,
+            file: args.dead_letters.clone(),
         }),
     }
 }

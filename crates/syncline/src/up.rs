@@ -15,6 +15,7 @@ use runtime::{
 
 use crate::{
     cli,
+    postgres_source::WatcherArgs,
     program::{self, Common, Operation, Shared},
 };
 
@@ -67,7 +68,7 @@ impl NatsServerArgs {
 struct Parts {
     nats: Option<Resolved<NatsServerArgs>>,
     gateway: Option<Resolved<nats_gateway::Args>>,
-    watcher: Option<Resolved<es_watcher::Args>>,
+    watcher: Option<Resolved<WatcherArgs>>,
     writer: Option<Resolved<es_writer::Args>>,
 }
 
@@ -126,7 +127,7 @@ fn read(file: &std::path::Path) -> Result<Parts, config::Error> {
     let mut sections = Sections::read(file)?;
     let nats = section::<NatsServerArgs>(&mut sections, "nats-server");
     let mut gateway = section::<nats_gateway::Args>(&mut sections, "nats-gateway");
-    let mut watcher = section::<es_watcher::Args>(&mut sections, "es-watcher");
+    let mut watcher = section::<WatcherArgs>(&mut sections, "es-watcher");
     let mut writer = section::<es_writer::Args>(&mut sections, "es-writer");
     sections.finish(cli::SECTIONS)?;
     let embedding = gateway
@@ -154,7 +155,7 @@ fn read(file: &std::path::Path) -> Result<Parts, config::Error> {
                 server,
                 "nats_url",
                 &mut part.settings,
-                &mut part.args.nats.nats_url,
+                &mut part.args.search.nats.nats_url,
             );
         }
         if let Some(part) = &mut writer {

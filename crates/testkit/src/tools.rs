@@ -50,6 +50,19 @@ impl Tool {
         probe: &["--version"],
     };
 
+    /// The server whose changes are captured, and its client.
+    pub const POSTGRES: Tool = Tool {
+        program: "postgres",
+        package: "postgresql",
+        probe: &["--version"],
+    };
+    /// Runs it as a user that it accepts.
+    pub const SETPRIV: Tool = Tool {
+        program: "setpriv",
+        package: "util-linux",
+        probe: &["--version"],
+    };
+
     /// Compiles a library of one line; the Rust compiler links with it anyway.
     pub const CC: Tool = Tool {
         program: "cc",
@@ -70,7 +83,9 @@ impl Tool {
     };
 
     /// All of them.
-    pub const ALL: [Tool; 8] = [
+    pub const ALL: [Tool; 10] = [
+        Self::POSTGRES,
+        Self::SETPRIV,
         Self::JAVAC,
         Self::MAVEN,
         Self::PIP,
@@ -85,6 +100,9 @@ impl Tool {
     pub fn is_installed(&self) -> bool {
         if self.program == Self::JAVAC.program {
             return Product::Es8.jdk().is_ok();
+        }
+        if self.program == Self::POSTGRES.program {
+            return crate::postgres::programs().is_ok();
         }
         Command::new(self.program)
             .args(self.probe)

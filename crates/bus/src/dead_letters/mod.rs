@@ -37,7 +37,7 @@ use async_nats::{
 };
 use bytes::Bytes;
 use model::{
-    Batch, Change, Content, IndexName, Origin, Root, Subject, Tenant, token,
+    Batch, Change, Content, IndexName, Origin, Root, Subject, Tenant, Version, token,
     wire::{Encoder, Envelope, Message},
 };
 use pipeline::{DeadLetter, DeadLetters, Fault, Replay, Replayed};
@@ -328,6 +328,7 @@ fn cut(original: &str, body: &Bytes, max_body: usize) -> Vec<Part> {
     let part = |at: usize| Part {
         original: original.to_owned(),
         envelope: Envelope {
+            format: 1,
             count: 0,
             origin: origin.clone(),
             compressed: false,
@@ -386,6 +387,30 @@ impl DeadLetters for JetStreamDeadLetters {
             self.parked.remove(index.as_str(), about);
         }
         Ok(())
+    }
+
+    async fn clear(&self, index: &IndexName, upto: Version) -> Result<(), Fault> {
+        if self.parked.is_empty() {
+            return Ok(());
+        }
+        let filter = Address::filter(Some(&self.from), Some(&self.reader));
+        let mut pages = self.letters.list(&filter).await?;
+        loop {
+            let page = pages.next().await?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            for letter in page {
+                let address = letter.address.as_ref();
+                let of_index = address.filter(|address| address.index == index.as_str());
+                if let Some(address) = of_index
+                    && letter.version.is_some_and(|version| version <= upto)
+                {
+                    self.letters.remove(&letter).await?;
+                    self.parked.remove(&address.index, address.about);
+                }
+            }
+        }
     }
 
     fn replayed(&self, replay: &Replay, outcome: Replayed) {

@@ -37,6 +37,7 @@ use std::{
 };
 
 use model::{IndexDefinition, IndexName};
+use pipeline::Registry;
 use runtime::throttle::Throttle;
 use search::{Client, ShardStats};
 use tokio::sync::Semaphore;
@@ -46,7 +47,6 @@ pub(crate) use looks::watch;
 use crate::{
     checkpoint::Checkpoints,
     ledger::{Ledger, Stage},
-    lineage::Registry,
     resync::Requests,
     source::{SourceObserver, SourceOptions},
 };

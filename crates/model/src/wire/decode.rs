@@ -5,7 +5,7 @@ use std::{borrow::Cow, io::Read};
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::{DecodeError, MAX_UNPACKED, Message, OVER};
+use super::{Clear, DecodeError, MAX_UNPACKED, Message, OVER};
 use crate::{
     Action, Batch, Change, Content, Document, DocumentId, Kind, Operation, Sealed, Version,
 };
@@ -19,6 +19,10 @@ pub fn decode(message: &Message) -> Result<Batch, DecodeError> {
     let content = match message.subject.kind {
         Kind::Definition => {
             Content::Definition(serde_json::from_slice(&body).map_err(DecodeError::Definition)?)
+        }
+        Kind::Clear => {
+            let clear: Clear = serde_json::from_slice(&body).map_err(DecodeError::Clear)?;
+            Content::Clear(clear.upto)
         }
         Kind::Operation(operation) => {
             Content::Changes(read_changes(&body, operation, message.envelope.count)?)

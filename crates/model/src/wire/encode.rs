@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{EXACT, Envelope, Message, OVER};
+use super::{Clear, EXACT, Envelope, Message, OVER};
 use crate::{Action, Batch, Change, Content, Kind, Operation, Root, Subject, Tenant};
 
 /// How batches are encoded.
@@ -32,6 +32,11 @@ impl Encoder {
                 let kind = Kind::Operation(sealed.operation);
                 let body = (sealed.body.clone(), sealed.compressed);
                 self.cut_packed(batch, kind, sealed.count, body, &mut messages);
+            }
+            Content::Clear(upto) => {
+                let body =
+                    serde_json::to_vec(&Clear { upto: *upto }).expect("a number always serialises");
+                self.cut(batch, Kind::Clear, 0, body.into(), &mut messages);
             }
             Content::Changes(changes) => {
                 for operation in Operation::ALL {
@@ -101,6 +106,7 @@ impl Encoder {
                     kind,
                 },
                 envelope: Envelope {
+                    format: kind.format(),
                     count,
                     origin: batch.origin.clone(),
                     compressed,

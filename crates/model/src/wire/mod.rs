@@ -24,8 +24,9 @@ mod parts;
 use std::str::FromStr;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
-use crate::{NameError, Operation, Origin, Subject, VersionError};
+use crate::{Kind, NameError, Operation, Origin, Subject, Version, VersionError};
 
 pub use decode::{decode, open, seal};
 pub use encode::{Encoder, write_change};
@@ -36,8 +37,18 @@ const EXACT: &str = "external";
 /// That of a delete, and of a document that somebody has asked for again: the very version, too.
 const OVER: &str = "external_gte";
 
-/// The format this build writes, and the newest it reads.
-pub const FORMAT: u32 = 1;
+/// The newest format that this build reads and writes.
+pub const FORMAT: u32 = 2;
+
+impl Kind {
+    /// The format that a message of this kind needs: a reader need not be upgraded before it has to be.
+    fn format(self) -> u32 {
+        match self {
+            Kind::Operation(_) | Kind::Definition => 1,
+            Kind::Clear => 2,
+        }
+    }
+}
 
 /// The most a compressed message may unpack to, in bytes: above the largest request a search engine
 /// takes (100 MB), below what would hurt the reader.
@@ -61,9 +72,18 @@ pub struct Message {
     pub body: Bytes,
 }
 
+/// The body of a message that everything before it is gone.
+#[derive(Serialize, Deserialize)]
+struct Clear {
+    /// Up to and including this version.
+    upto: Version,
+}
+
 /// The headers of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
+    /// The format of the message; a reader that knows only lower ones stops at it.
+    pub format: u32,
     /// How many changes the whole body holds; 0 for a definition.
     pub count: usize,
     /// See [`Origin`].
@@ -78,7 +98,7 @@ impl Envelope {
     /// The headers, by name.
     pub fn to_headers(&self) -> Vec<(&'static str, String)> {
         let mut headers = vec![
-            (FORMAT_HEADER, FORMAT.to_string()),
+            (FORMAT_HEADER, self.format.to_string()),
             (COUNT_HEADER, self.count.to_string()),
             (PARTITION_HEADER, self.origin.partition.to_string()),
             (CAPTURED_HEADER, self.origin.captured_ms.to_string()),
@@ -132,6 +152,7 @@ impl Envelope {
         let partition =
             header(PARTITION_HEADER).ok_or(DecodeError::MissingHeader(PARTITION_HEADER))?;
         Ok(Envelope {
+            format,
             count: number(COUNT_HEADER, header(COUNT_HEADER))?,
             origin: Origin {
                 partition: partition.into(),
@@ -179,6 +200,8 @@ pub enum DecodeError {
     Count { said: usize, found: usize },
     #[error("the index definition is malformed: {0}")]
     Definition(serde_json::Error),
+    #[error("the message that everything is gone is malformed: {0}")]
+    Clear(serde_json::Error),
     #[error(transparent)]
     Name(#[from] NameError),
     #[error(transparent)]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use bus::{Bus, JetStreamReader, JetStreamSink, ReaderOptions, SinkOptions};
-use model::{Batch, Change, Content, IndexDefinition, IndexName, Origin, Root, Tenant};
+use model::{Batch, Change, Content, IndexDefinition, IndexName, Origin, Root, Tenant, Version};
 use pipeline::fake::MemoryStore;
 use pipeline::{
     ApplyOptions, Captured, ChangeSource, Fault, Outcome, PublishOptions, Tenure, Writer,
@@ -117,6 +117,10 @@ impl Writer for Counter {
 
     async fn define(&self, _: &IndexName, _: &IndexDefinition) -> Result<usize, Fault> {
         Ok(0)
+    }
+
+    async fn clear(&self, _: &IndexName, _: Version, _: &Tenure) -> Result<(), Fault> {
+        Ok(())
     }
 }
 

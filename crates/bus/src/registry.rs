@@ -1,55 +1,27 @@
-//! Where the epochs of an index are known besides the checkpoints, which can be lost.
+//! Epochs that a publisher hands out, kept in the bucket `SYNCLINE`.
 
 use std::{
     collections::HashMap,
-    fmt,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use bus::Lineages;
 use futures::future::BoxFuture;
 use model::{Epoch, IndexName, Lineage};
-use pipeline::Fault;
+use pipeline::{Fault, Registry};
 
-/// Remembers epochs outside of this process and its disk.
-pub trait Registry: fmt::Debug + Send + Sync {
-    /// What is known of an index of the source called `source` (see [`Lineage::source`]).
-    fn known<'a>(
-        &'a self,
-        source: &'a str,
-        index: &'a IndexName,
-    ) -> BoxFuture<'a, Result<Option<Lineage>, Fault>>;
+use crate::Lineages;
 
-    /// Remembers a lineage before anything is published under its epochs. Returns what is known
-    /// then: an epoch in it may be higher.
-    fn record<'a>(&'a self, lineage: &'a Lineage) -> BoxFuture<'a, Result<Lineage, Fault>>;
-}
-
-/// Remembers nothing.
-impl Registry for () {
-    fn known<'a>(
-        &'a self,
-        _: &'a str,
-        _: &'a IndexName,
-    ) -> BoxFuture<'a, Result<Option<Lineage>, Fault>> {
-        Box::pin(std::future::ready(Ok(None)))
-    }
-
-    fn record<'a>(&'a self, lineage: &'a Lineage) -> BoxFuture<'a, Result<Lineage, Fault>> {
-        Box::pin(std::future::ready(Ok(lineage.clone())))
-    }
-}
-
-/// The bucket of the log.
+/// The bucket as a [`Registry`] of one publisher.
 #[derive(Debug, Clone)]
-pub(crate) struct Bucket {
+pub struct Bucket {
     lineages: Lineages,
     /// The epochs that this process publishes under.
     in_use: Arc<Mutex<HashMap<String, Epoch>>>,
 }
 
 impl Bucket {
-    pub(crate) fn new(lineages: Lineages) -> Bucket {
+    /// A registry of what a publisher uses from now on.
+    pub fn new(lineages: Lineages) -> Bucket {
         Bucket {
             lineages,
             in_use: Arc::default(),
@@ -65,7 +37,7 @@ impl Bucket {
     }
 
     /// Resolves when a writer says that an epoch of this process is too low.
-    pub(crate) async fn raised(&self) -> String {
+    pub async fn raised(&self) -> String {
         let epoch = |history: &str| {
             let in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
             in_use.get(history).copied()

@@ -1,0 +1,126 @@
+//! `syncline sync postgres://… http://… --follow`: every kind of change, and what is left after a crash.
+
+use anyhow::{Result, ensure};
+use testkit::{PostgresOptions, PostgresServer, Product, SearchNode};
+
+use crate::{
+    database_name,
+    support::program::{PATIENCE, Program, run, text},
+    truth::Table,
+};
+
+/// A table with a key, a large value that is stored apart, and one with a key of two columns.
+const SCHEMA: &str = "
+    CREATE TABLE films (id int PRIMARY KEY, title text NOT NULL, script text, rating double precision, seen bool);
+    ALTER TABLE films ALTER script SET STORAGE EXTERNAL;
+    CREATE TABLE casts (film int, actor text, role text, PRIMARY KEY (film, actor));
+    INSERT INTO films SELECT n, 'film ' || n, repeat(md5(n::text), 300), n / 7.0, n % 2 = 0
+        FROM generate_series(1, 500) n;
+    INSERT INTO casts SELECT n % 50, 'actor|' || n, NULL FROM generate_series(1, 300) n;
+";
+
+/// Every kind of change, some of them several times in one transaction.
+const CHANGES: &str = "
+    UPDATE films SET rating = 1 WHERE id <= 100;
+    DELETE FROM films WHERE id BETWEEN 101 AND 150;
+    UPDATE films SET id = id + 10000 WHERE id BETWEEN 151 AND 200;
+    BEGIN;
+    INSERT INTO films VALUES (7000, 'a', 'b', NULL, NULL);
+    UPDATE films SET title = 'c' WHERE id = 7000;
+    DELETE FROM films WHERE id = 7000;
+    INSERT INTO films VALUES (7000, 'd', repeat('x', 9000), 2, true);
+    UPDATE films SET seen = false WHERE id = 7000;
+    COMMIT;
+    BEGIN; INSERT INTO films VALUES (7001, 'gone', '', 0, true); ROLLBACK;
+    BEGIN;
+    INSERT INTO casts VALUES (1, 'before', 'x');
+    TRUNCATE casts;
+    INSERT INTO casts VALUES (1, 'after', 'y'), (2, 'a|b\\c', 'z');
+    COMMIT;
+    INSERT INTO casts SELECT n, 'new', 'w' FROM generate_series(10, 60) n;
+    UPDATE casts SET film = 99 WHERE film = 60;
+";
+
+fn tables<'a>(server: &'a PostgresServer, database: &'a str) -> [Table<'a>; 2] {
+    let escaped = r"t.film || '|' || replace(replace(t.actor, '\', '\\'), '|', '\|')";
+    [("public.films", "t.id"), ("public.casts", escaped)].map(|(name, id)| Table {
+        server,
+        database,
+        name,
+        id,
+    })
+}
+
+async fn database(server: &PostgresServer, test: &str) -> Result<String> {
+    let name = database_name(test);
+    server
+        .psql("postgres", &format!("CREATE DATABASE {name}"))
+        .await?;
+    server.psql(&name, SCHEMA).await?;
+    Ok(name)
+}
+
+#[tokio::test]
+async fn a_database_is_copied_and_nothing_is_left_behind_in_it() -> Result<()> {
+    let server = PostgresServer::start(PostgresOptions::default()).await?;
+    for product in [Product::Es8, Product::Os2] {
+        let target = SearchNode::shared(product).await;
+        let name = database(&server, "copied").await?;
+        // The second run finds what is gone since.
+        for changes in ["", CHANGES] {
+            server.psql(&name, changes).await?;
+            run(["sync", &server.url(&name), &target.url()])
+                .await?
+                .success()?;
+            for table in tables(&server, &name) {
+                let difference = table.difference(&target.http()).await?;
+                ensure!(difference.is_none(), "{product}: {difference:?}");
+            }
+        }
+        let left = "SELECT (SELECT count(*) FROM pg_replication_slots), (SELECT count(*) FROM pg_publication)";
+        ensure!(server.psql(&name, left).await?.trim() == "0|0");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_change_arrives_and_a_killed_copy_goes_on_where_it_was() -> Result<()> {
+    let mut server = PostgresServer::start(PostgresOptions::default()).await?;
+    let target = SearchNode::shared(Product::Es8).await;
+    let name = database(&server, "followed").await?;
+    let folder = tempfile::tempdir()?;
+    let arguments = [
+        "sync".to_owned(),
+        server.url(&name),
+        target.url(),
+        "--checkpoint-path".to_owned(),
+        text(folder.path()),
+    ];
+    let equal = async |server: &PostgresServer| -> Result<()> {
+        for table in tables(server, &name) {
+            table.until_equal(&target.http(), PATIENCE).await?;
+        }
+        Ok(())
+    };
+    let program = Program::follow(&arguments)?;
+    equal(&server).await?;
+    server.psql(&name, CHANGES).await?;
+    equal(&server).await?;
+    // What happens while nobody reads waits in the slot.
+    program.kill().await?;
+    server
+        .psql(&name, "TRUNCATE films; INSERT INTO films VALUES (1, 'again', 'x', 1, true); DELETE FROM casts WHERE film < 20")
+        .await?;
+    let program = Program::follow(&arguments)?;
+    equal(&server).await?;
+    // So does what happens around a crash of the server.
+    server.restart().await?;
+    server
+        .psql(
+            &name,
+            "UPDATE casts SET role = NULL; INSERT INTO casts VALUES (5, 'x', 'y')",
+        )
+        .await?;
+    equal(&server).await?;
+    program.kill().await
+}
