@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_input;
 mod canary;
 mod definitions;
 mod deletes;
@@ -11,6 +12,7 @@ mod disk;
 mod explain;
 mod health;
 mod histories;
+mod large;
 mod letters;
 mod lineage;
 mod lost_end;
