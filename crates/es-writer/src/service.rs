@@ -71,6 +71,7 @@ pub async fn run(
         return Ok(());
     };
     let changes = StreamSpec {
+        max_bytes: args.stream_max_bytes.map(|size| size.bytes()),
         replicas: args.stream_replicas,
         ..StreamSpec::new(&args.stream, subjects_of(&args.stream))
     };
