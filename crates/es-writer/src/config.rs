@@ -66,6 +66,10 @@ pub struct Args {
     /// How long the others wait when the active reader falls silent; a bulk may not take longer.
     #[arg(long, env = "LEASE", default_value = "15s", value_name = "DURATION")]
     pub lease: Millis,
+    /// Share of the server's storage that the stream gets when it is created, as the es-watcher's flag of
+    /// this name; unlimited if not given.
+    #[arg(long, env = "STREAM_MAX_BYTES", value_name = "SIZE")]
+    pub stream_max_bytes: Option<ByteSize>,
     /// Share of the server's storage for dead letters when their stream is created.
     #[arg(long, env = "DLQ_MAX_BYTES", value_name = "SIZE")]
     pub dlq_max_bytes: Option<ByteSize>,

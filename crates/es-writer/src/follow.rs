@@ -23,13 +23,14 @@ pub(crate) struct Choice {
 
 impl Choice {
     /// The stream as it has to be.
-    pub(crate) fn spec(&self, replicas: usize) -> StreamSpec {
-        let subjects = match self.is_followed || self.stream == stream::ES_GATEWAY {
-            true => stream::ES_GATEWAY_SUBJECTS,
-            false => stream::ES_CHANGES_SUBJECTS,
+    pub(crate) fn spec(&self, args: &Args) -> StreamSpec {
+        let (subjects, most) = match self.is_followed || self.stream == stream::ES_GATEWAY {
+            true => (stream::ES_GATEWAY_SUBJECTS, None), // the gateway says how large its own is
+            false => (stream::ES_CHANGES_SUBJECTS, args.stream_max_bytes),
         };
         StreamSpec {
-            replicas,
+            max_bytes: most.map(|size| size.bytes()),
+            replicas: args.stream_replicas,
             ..StreamSpec::new(&self.stream, subjects)
         }
     }

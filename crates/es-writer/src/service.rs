@@ -98,7 +98,7 @@ pub async fn run(
         };
         let (options, changes) = (
             reader_options(&args, &choice)?,
-            choice.spec(args.stream_replicas),
+            choice.spec(&args),
         );
         let ensured = until_answered(shutdown, async || {
             stream::ensure(&bus, &changes).await?;

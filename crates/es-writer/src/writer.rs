@@ -15,6 +15,12 @@ use crate::clear;
 /// end.
 const MARGIN: Duration = Duration::from_millis(200);
 
+/// What a server says of a name that is an alias or a data stream.
+const NO_INDEX: [&str; 2] = [
+    "no write index is defined for alias",
+    "are allowed in data streams",
+];
+
 /// How many differences of an index are told.
 const MOST_TOLD: usize = 10;
 
@@ -229,6 +235,10 @@ fn outcome((item, change): (Item, &&Change)) -> Outcome {
         (_, retry::Decision::Retry) => Outcome::Retry(reason()),
         // The index is gone, or may not be created by writing: somebody can still create it.
         (404, _) if error.kind == "index_not_found_exception" => Outcome::Retry(reason()),
+        // Something else has its name, which says nothing of the document.
+        (400, _) if NO_INDEX.iter().any(|sign| error.reason.contains(sign)) => {
+            Outcome::Retry(reason())
+        }
         (_, retry::Decision::Fatal) => {
             tracing::debug!(id = %change.id, reason = reason(), "refused");
             Outcome::Refused(reason())
@@ -300,6 +310,15 @@ mod tests {
             answer(404, "index_not_found_exception"),
             Outcome::Retry(_)
         ));
+        for reason in [
+            "no write index is defined for alias [a]. The write index may be explicitly disabled using is_write_index=false",
+            "only write ops with an op_type of create are allowed in data streams",
+        ] {
+            let item = format!(
+                r#"{{"status":400,"error":{{"type":"illegal_argument_exception","reason":"{reason}"}}}}"#
+            );
+            assert!(matches!(of(&item), Outcome::Retry(_)), "{reason}");
+        }
         assert_eq!(
             answer(400, "mapper_parsing_exception"),
             Outcome::Refused("mapper_parsing_exception: why (status 400)".into())

@@ -361,7 +361,12 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
         loop {
             match operation().await {
-                Ok(()) => return Ok(true),
+                Ok(()) => {
+                    if backoff.attempts() > 0 {
+                        self.observer.recovered(what);
+                    }
+                    return Ok(true);
+                }
                 Err(fault) if fault.is_retryable() => {
                     let pause = backoff.next_delay();
                     self.observer.retrying(what, &fault, pause);

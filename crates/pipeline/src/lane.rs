@@ -21,6 +21,9 @@ use crate::{
 
 mod letters;
 
+/// How long before the end of the tenure a bulk that is not answered is given up.
+const MARGIN: Duration = Duration::from_millis(200);
+
 /// The changes of one log entry that belong to one lane.
 pub(crate) struct Part {
     pub(crate) sequence: u64,
@@ -157,7 +160,16 @@ impl<W: Writer, D: DeadLetters, O: Observer> Lane<W, D, O> {
             let changes: Vec<&Change> = pending.iter().map(|item| item.change).collect();
             let permit = self.gate.enter(&self.stop).await.ok_or(Stop::GivenUp)?;
             let deadline = self.deadline().await?;
-            match self.writer.write(index, &changes, deadline).await {
+            let written = tokio::select! {
+                biased;
+                written = self.writer.write(index, &changes, deadline) => written,
+                // However long it takes while the tenure is renewed: a large document on a busy target
+                // would never be written if it had to be within what is left of it now.
+                () = self.tenure.nearly_over(MARGIN) => {
+                    Err(Fault::retry("the lease has nearly run out and the target has not answered"))
+                }
+            };
+            match written {
                 Ok(outcomes) => {
                     permit.answered(!outcomes.iter().any(|o| matches!(o, Outcome::Retry(_))));
                     self.observer.concurrency(self.gate.limit());
@@ -230,7 +242,7 @@ impl<W: Writer, D: DeadLetters, O: Observer> Lane<W, D, O> {
         }
     }
 
-    /// How long the next bulk may take, so that it is over before the reader's tenure is. Where the
+    /// Until when the target may begin with the next bulk: not after the reader's tenure. Where the
     /// tenure has run out, waits until it is renewed: the reader itself ends when it has lost it.
     async fn deadline(&self) -> Result<Option<Duration>, Stop> {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));

@@ -167,6 +167,24 @@ impl Tenure {
         Tenure(Some(end))
     }
 
+    /// Resolves when no more than `margin` is left of it. One that is renewed in time, or has no end,
+    /// never resolves.
+    pub async fn nearly_over(&self, margin: Duration) {
+        let Some(mut end) = self.0.clone() else {
+            return std::future::pending().await;
+        };
+        loop {
+            let until = *end.borrow_and_update();
+            let rest = until.saturating_duration_since(Instant::now() + margin);
+            let renewed = tokio::time::timeout(rest, end.changed()).await;
+            match renewed {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return tokio::time::sleep(rest).await, // nobody renews it any more
+                Err(_) => return,
+            }
+        }
+    }
+
     /// What is left of it; `None` when it has no end.
     pub fn remaining(&self) -> Option<Duration> {
         let end = *self.0.as_ref()?.borrow();
@@ -179,7 +197,9 @@ impl Tenure {
 /// Called by several lanes at once, never twice at once for the same document.
 pub trait Writer: Send + Sync + 'static {
     /// Writes changes of one index, no document twice, and says for each what became of it. An error
-    /// is about the whole call: nothing is known to be written. Must return within `deadline`.
+    /// is about the whole call: nothing is known to be written. Nothing may begin to be written later than
+    /// `deadline` from now. A call that takes longer goes on while the tenure is renewed, and is dropped
+    /// before it ends; then nothing is known, either.
     fn write(
         &self,
         index: &IndexName,
@@ -373,3 +393,29 @@ pub trait Observer: Send + Sync + 'static {
 }
 
 impl Observer for () {}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_tenure_is_nearly_over_only_when_nobody_renews_it() {
+        let margin = Duration::from_secs(10);
+        let (renew, end) = watch::channel(Instant::now() + margin * 9);
+        let tenure = Tenure::until(end);
+        let mut over = Box::pin(tenure.nearly_over(margin));
+        assert!(over.as_mut().now_or_never().is_none());
+        renew.send_replace(Instant::now() + margin * 99);
+        assert!(over.as_mut().now_or_never().is_none());
+        renew.send_replace(Instant::now() + margin / 2);
+        over.await;
+        assert!(
+            Tenure::unlimited()
+                .nearly_over(margin)
+                .now_or_never()
+                .is_none()
+        );
+    }
+}

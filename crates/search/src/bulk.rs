@@ -63,7 +63,8 @@ enum Action {
 
 impl Client {
     /// Sends a bulk body of `expected` actions and returns their outcomes in the same order. With a
-    /// `timeout` neither we nor the cluster wait longer.
+    /// `timeout` the cluster waits no longer for a shard that is away, so that nothing begins to be written
+    /// after it.
     ///
     /// # Errors
     /// When the bulk as a whole was refused or its fate is unknown, or when the user lacks a privilege
@@ -80,7 +81,7 @@ impl Client {
             "/{}/_bulk?filter_path=took,errors,items.*.status,items.*.error{wait}",
             encode(index.as_str())
         );
-        let request = Request::post(path).ndjson(body).timeout(timeout);
+        let request = Request::post(path).ndjson(body);
         let answer = self.send(request).await?;
         let items = parse(&answer, expected)
             .map_err(|e| Error::malformed(format!("bulk into {index}"), e))?;

@@ -1,6 +1,6 @@
 //! A request before it has a host.
 
-use std::{borrow::Cow, time::Duration};
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -26,7 +26,6 @@ pub struct Request {
     pub(crate) path: String,
     pub(crate) body: Bytes,
     pub(crate) content_type: &'static str,
-    pub(crate) timeout: Option<Duration>,
     pub(crate) answer_limit: usize,
 }
 
@@ -37,7 +36,6 @@ impl Request {
             path,
             body: Bytes::new(),
             content_type: "application/json",
-            timeout: None,
             answer_limit: usize::MAX,
         }
     }
@@ -72,12 +70,6 @@ impl Request {
     pub fn ndjson(mut self, body: impl Into<Bytes>) -> Request {
         self.content_type = "application/x-ndjson";
         self.body = body.into();
-        self
-    }
-
-    /// With a limit of its own instead of the client's.
-    pub fn timeout(mut self, timeout: Option<Duration>) -> Request {
-        self.timeout = timeout;
         self
     }
 

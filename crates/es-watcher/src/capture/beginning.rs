@@ -8,9 +8,12 @@ use pipeline::{Captured, Fault};
 use runtime::backoff::Backoff;
 use tokio::sync::Mutex;
 
+use search::Error;
+
 use super::{Capture, Look};
 use crate::{
     checkpoint::{Checkpoint, History, ShardKey},
+    error::fault,
     ledger::Noted,
 };
 
@@ -166,21 +169,55 @@ impl Beginning {
         definition: &IndexDefinition,
         lineage: &Lineage,
     ) -> Result<(), Fault> {
-        let definition = IndexDefinition {
-            lineage: Some(lineage.clone()),
-            ..definition.clone()
-        };
-        let batch = Batch {
-            index: self.index.clone(),
-            origin: Origin::now(format!("elasticsearch/{}", self.index_uuid).into()),
-            content: Content::Definition(definition),
-        };
-        let captured = Captured {
-            batch: Arc::new(batch),
-            position: Checkpoint::none(&self.index),
-        };
-        capture.stage.put(Noted::Other(captured)).await
+        let index = (&self.index, self.index_uuid.as_str());
+        say(capture, index, definition, Some(lineage.clone())).await
     }
+}
+
+/// Tells the target of an index that is watched no more what it looks like now: an alias for which it
+/// was watched has left it. Nothing where the index is gone.
+pub(super) async fn say_farewell(
+    capture: &Capture,
+    index: &IndexName,
+    uuid: &str,
+) -> Result<(), Fault> {
+    retry(capture, "definition", async || {
+        let definition = match capture.client.definition(index).await {
+            Ok(definition) => definition,
+            Err(Error::IndexNotFound { .. }) => return Ok(()),
+            Err(error) => return Err(fault(error)),
+        };
+        if !definition.settings.get().contains(uuid) {
+            return Ok(()); // another one has its name
+        }
+        let source = source_of(&capture.client.server().cluster_uuid, index);
+        let known = capture.registry.known(&source, index).await?;
+        let known = known.filter(|known| known.source == source);
+        say(capture, (index, uuid), &definition, known).await
+    })
+    .await
+}
+
+async fn say(
+    capture: &Capture,
+    (index, uuid): (&IndexName, &str),
+    definition: &IndexDefinition,
+    lineage: Option<Lineage>,
+) -> Result<(), Fault> {
+    let definition = IndexDefinition {
+        lineage,
+        ..definition.clone()
+    };
+    let batch = Batch {
+        index: index.clone(),
+        origin: Origin::now(format!("elasticsearch/{uuid}").into()),
+        content: Content::Definition(definition),
+    };
+    let captured = Captured {
+        batch: Arc::new(batch),
+        position: Checkpoint::none(index),
+    };
+    capture.stage.put(Noted::Other(captured)).await
 }
 
 /// Whether two definitions say the same, to the letter.

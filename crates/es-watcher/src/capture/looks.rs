@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{
     Capture, Look,
-    beginning::Beginning,
+    beginning::{Beginning, say_farewell},
     definitions::Follower,
     inheritance::{Read, inherit},
     pace::Pace,
@@ -181,15 +181,20 @@ impl Watcher {
         let patterns = &capture.options.indices;
         let found = capture.client.list_indices(patterns).await?;
         let here: HashSet<&str> = found.iter().map(|index| index.uuid.as_str()).collect();
-        self.indices.retain(|uuid, watched| {
-            let stays = here.contains(uuid.as_str());
-            if !stays {
-                self.definitions.forget(uuid);
-                tracing::info!(index = %watched.name, "index is gone");
-                watched.reader.abort();
+        let watched = self.indices.iter();
+        let gone = watched.filter(|(uuid, _)| !here.contains(uuid.as_str()));
+        let gone: Vec<String> = gone.map(|(uuid, _)| uuid.clone()).collect();
+        for uuid in gone {
+            let Some(watched) = self.indices.remove(&uuid) else {
+                continue;
+            };
+            tracing::info!(index = %watched.name, "index is gone");
+            self.definitions.forget(&uuid);
+            watched.reader.abort();
+            if let Err(fault) = say_farewell(&capture, &watched.name, &uuid).await {
+                tracing::warn!(index = %watched.name, %fault, "its aliases at the target stay as they are");
             }
-            stays
-        });
+        }
         let mut readable = 0;
         for index in found {
             readable += usize::from(self.start(index).await?);

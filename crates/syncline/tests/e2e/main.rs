@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_input;
 mod canary;
 mod definitions;
 mod deletes;
@@ -12,6 +13,7 @@ mod explain;
 mod gateway;
 mod health;
 mod histories;
+mod large;
 mod letters;
 mod lineage;
 mod lost_end;
