@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt::Display, sync::Arc, time::Duration};
 
 use model::IndexName;
 use pipeline::{Captured, ChangeSource, Fault, Registry};
-use postgres::{Config, Lsn};
+use postgres::{Config, Connection, Lsn};
 use search::IndexPatterns;
 use tokio::{
     sync::{mpsc, watch},
@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    Columns, Memory, NoKey, Settled, Template,
+    Columns, Memory, NoKey, Settled, SourceError, Template,
     capture::{self, Capture},
     keeper::Keeper,
 };
@@ -111,6 +111,18 @@ pub trait SourceObserver: Send + Sync {
 }
 
 impl SourceObserver for () {}
+
+/// Looks whether each database can be captured, and waits for none.
+///
+/// # Errors
+/// Why one cannot.
+pub async fn preflight(options: &SourceOptions) -> Result<(), SourceError> {
+    for config in &options.databases {
+        let mut session = Connection::open(config).await?;
+        capture::check_server(&mut session).await?;
+    }
+    Ok(())
+}
 
 /// The changes of a PostgreSQL instance.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use model::{
-    Action, Batch, Change, Content, Document, DocumentId, Epoch, IndexName, Origin, Version,
+    Action, Batch, Change, Content, Document, DocumentId, Epoch, IndexName, Origin, Tie, Version,
 };
 use pipeline::{
     ApplyOptions, Filter, Filtered, PublishOptions, Verdict, apply, channel,
@@ -70,10 +70,52 @@ fn history(seed: u64) -> Vec<Batch> {
     batches
 }
 
+/// A random history of a database: all changes of a transaction have one version, some documents change
+/// several times in it, and now and then everything is gone in the middle of one.
+fn transactions(seed: u64) -> Vec<Batch> {
+    let mut dice = fastrand::Rng::with_seed(seed);
+    let mut batches = Vec::new();
+    for position in 1..dice.u64(2..20) {
+        for part in 0..dice.u64(1..4) {
+            if dice.u8(0..8) == 0 {
+                let upto = Version::new(Epoch(0), position).unwrap();
+                batches.push(Batch {
+                    content: Content::Clear(upto),
+                    ..batch(Vec::new())
+                });
+                continue;
+            }
+            let mut ids: Vec<u64> = (0..8).collect();
+            dice.shuffle(&mut ids);
+            ids.truncate(dice.usize(0..6));
+            let changes = ids.into_iter().map(|id| {
+                let mut change = change(id, position, dice.u8(0..4) == 0);
+                if let Action::Index(document) = &mut change.action {
+                    let text = format!("{{\"n\":{position},\"part\":{part}}}");
+                    *document = Document::from_json(text.into()).with_tie(Tie::Last);
+                }
+                change
+            });
+            batches.push(batch(changes.collect()));
+        }
+    }
+    batches
+}
+
 /// What must be at the target in the end.
 fn truth(batches: &[Batch]) -> BTreeMap<String, Bytes> {
     let mut documents = BTreeMap::new();
-    for change in batches.iter().flat_map(|batch| batch.changes()) {
+    for batch in batches {
+        if matches!(batch.content, Content::Clear(_)) {
+            documents.clear();
+        }
+        write_all(batch, &mut documents);
+    }
+    documents
+}
+
+fn write_all(batch: &Batch, documents: &mut BTreeMap<String, Bytes>) {
+    for change in batch.changes() {
         match change.document() {
             Some(d) => {
                 documents.insert(change.id.to_string(), Bytes::copy_from_slice(d.as_bytes()))
@@ -81,7 +123,6 @@ fn truth(batches: &[Batch]) -> BTreeMap<String, Bytes> {
             None => documents.remove(change.id.as_str()),
         };
     }
-    documents
 }
 
 fn found(store: &MemoryStore) -> BTreeMap<String, Bytes> {
@@ -103,9 +144,8 @@ fn options(dice: &mut fastrand::Rng) -> ApplyOptions {
 
 /// Both ends are killed at random moments, messages and acknowledgments get lost, the store is busy
 /// and keeps no tombstones; then everything is left to finish.
-async fn survive(seed: u64) {
+async fn survive(seed: u64, batches: Vec<Batch>) {
     let mut dice = fastrand::Rng::with_seed(seed);
-    let batches = history(seed);
     let expected = truth(&batches);
     let source = ScriptedSource::new(batches);
     let log = MemoryLog::default();
@@ -324,7 +364,17 @@ proptest! {
             .start_paused(true)
             .build()
             .unwrap()
-            .block_on(survive(seed));
+            .block_on(survive(seed, history(seed)));
+    }
+
+    #[test]
+    fn transactions_and_what_clears_an_index_survive_all_of_that_too(seed: u64) {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap()
+            .block_on(survive(seed, transactions(seed)));
     }
 }
 
