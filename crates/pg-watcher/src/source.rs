@@ -176,6 +176,10 @@ impl PgSource {
     }
 }
 
+fn done(ended: Result<Result<(), Fault>, tokio::task::JoinError>) -> Result<(), Fault> {
+    ended.unwrap_or_else(|panic| Err(Fault::fatal(panic)))
+}
+
 impl ChangeSource for PgSource {
     type Position = Position;
 
@@ -183,12 +187,18 @@ impl ChangeSource for PgSource {
         loop {
             tokio::select! {
                 biased;
-                Some(ended) = self.captures.join_next() => {
-                    ended.unwrap_or_else(|panic| Err(Fault::fatal(panic)))?;
-                }
-                captured = self.batches.recv() => return Ok(captured),
+                captured = self.batches.recv() => match captured {
+                    Some(captured) => return Ok(Some(captured)),
+                    None => break,
+                },
+                Some(ended) = self.captures.join_next() => done(ended)?,
             }
         }
+        // The last capture lets go of its end of the channel a moment before it has ended.
+        while let Some(ended) = self.captures.join_next().await {
+            done(ended)?;
+        }
+        Ok(None)
     }
 
     async fn confirm(&mut self, position: Position) -> Result<(), Fault> {

@@ -96,7 +96,10 @@ async fn each_obstacle_is_one_sentence_with_its_remedy() -> Result<()> {
         ),
         ("postgres://h/d".to_owned(), vec![], vec!["names no user"]),
     ] {
-        sync(&url, &flags).await?.refused(1, &words)?;
+        sync(&url, &flags)
+            .await?
+            .refused(1, &words)
+            .map_err(|error| error.context(format!("{url} {flags:?}")))?;
     }
     server.configure(PostgresOptions {
         config: "wal_level = replica".to_owned(),

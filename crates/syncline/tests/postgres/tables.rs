@@ -48,7 +48,8 @@ impl Followed {
             name: table,
             id,
         };
-        table.until_equal(&self.target, PATIENCE).await
+        let equal = table.until_equal(&self.target, PATIENCE).await;
+        equal.map_err(|error| error.context(self.program.last_words()))
     }
 }
 
@@ -138,8 +139,8 @@ async fn tables_that_are_created_altered_rewritten_and_dropped_stay_equal() -> R
     followed.equal("public.gone", "t.id").await?;
     // The key itself becomes another.
     followed
-        .run("ALTER TABLE s.b DROP CONSTRAINT b_pkey; ALTER TABLE s.b ADD COLUMN k text; UPDATE s.b SET k = 'k' || id; \
-              ALTER TABLE s.b ADD PRIMARY KEY (k)")
+        .run("ALTER TABLE s.b ADD COLUMN k text; UPDATE s.b SET k = 'k' || id;
+              BEGIN; ALTER TABLE s.b DROP CONSTRAINT b_pkey; ALTER TABLE s.b ADD PRIMARY KEY (k); COMMIT")
         .await?;
     ensure!(followed.equal("s.b", "t.k").await? == 1000);
     followed.program.stop().await
