@@ -7,8 +7,8 @@ use std::{
 
 use ::config::Rate;
 use bus::{
-    Bucket, Bus, Ending, JetStreamSink, Lease, LeaseOptions, Lineages, Resyncs, Role, SinkOptions, Stored,
-    StreamSpec, stream, until_answered,
+    Bucket, Bus, Ending, JetStreamSink, Lease, LeaseOptions, Lineages, Resyncs, Role, SinkOptions,
+    Stored, StreamSpec, stream, until_answered,
 };
 use model::{IndexName, Root};
 use pipeline::{Fault, PublishOptions, publish};

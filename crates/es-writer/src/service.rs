@@ -96,10 +96,7 @@ pub async fn run(
         let Some(choice) = chosen.await? else {
             return Ok(());
         };
-        let (options, changes) = (
-            reader_options(&args, &choice)?,
-            choice.spec(&args),
-        );
+        let (options, changes) = (reader_options(&args, &choice)?, choice.spec(&args));
         let ensured = until_answered(shutdown, async || {
             stream::ensure(&bus, &changes).await?;
             stream::ensure(&bus, &dlq).await

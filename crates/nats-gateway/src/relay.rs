@@ -315,14 +315,7 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
 
     /// Passes on that an index was emptied, to where it keeps its name. Under another name there may be what
     /// comes from other indices, too, and that is not gone.
-    fn clear(
-        &mut self,
-        sequence: u64,
-        batch: &Batch,
-        address: &Address,
-        at: &At,
-        upto: Version,
-    ) {
+    fn clear(&mut self, sequence: u64, batch: &Batch, address: &Address, at: &At, upto: Version) {
         let places = self.in_force.rules.places(at).unwrap_or_default();
         let (own, others): (Vec<_>, Vec<_>) =
             places.into_iter().partition(|place| *place == at.index);

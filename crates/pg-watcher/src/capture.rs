@@ -14,6 +14,8 @@
 mod history;
 mod session;
 
+pub(crate) use history::check_server;
+
 use std::{sync::Arc, time::Duration};
 
 use pipeline::{Captured, Fault, Registry};

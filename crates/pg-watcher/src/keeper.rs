@@ -34,14 +34,18 @@ pub enum Settled {
     /// At once: the log keeps what it has, or the target has it already.
     AtOnce,
     /// When every reader has settled what the stream had by then.
-    ByReaders {
-        /// The server.
-        bus: Bus,
-        /// The stream.
-        stream: StreamInfo,
-        /// What the stream has.
-        acknowledged: Arc<Acknowledged>,
-    },
+    ByReaders(Arc<Readers>),
+}
+
+/// The readers of a stream.
+#[derive(Debug)]
+pub struct Readers {
+    /// The server.
+    pub bus: Bus,
+    /// The stream.
+    pub stream: StreamInfo,
+    /// What the stream has.
+    pub acknowledged: Arc<Acknowledged>,
 }
 
 impl Settled {
@@ -49,9 +53,7 @@ impl Settled {
     fn newest(&self) -> u64 {
         match self {
             Settled::AtOnce => 0,
-            Settled::ByReaders { acknowledged, .. } => {
-                acknowledged.newest().map_or(0, |newest| newest.sequence)
-            }
+            Settled::ByReaders(of) => of.acknowledged.newest().map_or(0, |newest| newest.sequence),
         }
     }
 
@@ -59,8 +61,8 @@ impl Settled {
     async fn floor(&self) -> Result<u64, Fault> {
         match self {
             Settled::AtOnce => Ok(u64::MAX),
-            Settled::ByReaders { bus, stream, .. } => {
-                let readers = bus::readers(bus, stream).await?;
+            Settled::ByReaders(of) => {
+                let readers = bus::readers(&of.bus, &of.stream).await?;
                 Ok(readers.iter().map(|reader| reader.floor).min().unwrap_or(0))
             }
         }

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use model::{
-    Action, Change, Document, DocumentId, IndexDefinition, IndexName, Lineage, Operation,
-    Version,
+    Action, Change, Document, DocumentId, IndexDefinition, IndexName, Lineage, Operation, Version,
 };
 use postgres::{Table, Type, Types, pgoutput::Relation};
 use serde_json::{Map, Value, json, value::RawValue};

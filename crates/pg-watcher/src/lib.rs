@@ -28,11 +28,11 @@ mod stream;
 
 pub use config::{ArgsError, Columns, NoKey, PgArgs, SlotConfirm};
 pub use error::{SourceError, fault};
-pub use keeper::Settled;
+pub use keeper::{Readers, Settled};
 
 pub use metrics::PgMetrics;
 pub use naming::Template;
 pub use service::{Options, ServiceError, run};
 
-pub use source::{PgSource, Position, SlotLife, SourceObserver, SourceOptions};
+pub use source::{PgSource, Position, SlotLife, SourceObserver, SourceOptions, preflight};
 pub use state::{Memory, Owner};

@@ -16,7 +16,8 @@ use runtime::{backoff::Backoff, health::Health, metrics::Metrics};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ArgsError, Memory, Owner, PgMetrics, PgSource, Settled, SlotConfirm, SourceError, SourceOptions,
+    ArgsError, Memory, Owner, PgMetrics, PgSource, Readers, Settled, SlotConfirm, SourceError,
+    SourceOptions,
 };
 
 /// How long the stream may take to acknowledge a batch.
@@ -165,11 +166,11 @@ impl Watcher<'_> {
         let acknowledged = sink.acknowledged();
         let settled = match self.trusts_stream() {
             true => Settled::AtOnce,
-            false => Settled::ByReaders {
+            false => Settled::ByReaders(Arc::new(Readers {
                 bus: self.bus.clone(),
                 stream: self.info.clone(),
                 acknowledged: Arc::clone(&acknowledged),
-            },
+            })),
         };
         let mut source = PgSource::start(
             self.options.source.clone(),

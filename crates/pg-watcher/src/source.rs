@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt::Display, sync::Arc, time::Duration};
 
 use model::IndexName;
 use pipeline::{Captured, ChangeSource, Fault, Registry};
-use postgres::{Config, Lsn};
+use postgres::{Config, Connection, Lsn};
 use search::IndexPatterns;
 use tokio::{
     sync::{mpsc, watch},
@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    Columns, Memory, NoKey, Settled, Template,
+    Columns, Memory, NoKey, Settled, SourceError, Template,
     capture::{self, Capture},
     keeper::Keeper,
 };
@@ -112,6 +112,18 @@ pub trait SourceObserver: Send + Sync {
 
 impl SourceObserver for () {}
 
+/// Looks whether each database can be captured, and waits for none.
+///
+/// # Errors
+/// Why one cannot.
+pub async fn preflight(options: &SourceOptions) -> Result<(), SourceError> {
+    for config in &options.databases {
+        let mut session = Connection::open(config).await?;
+        capture::check_server(&mut session).await?;
+    }
+    Ok(())
+}
+
 /// The changes of a PostgreSQL instance.
 #[derive(Debug)]
 pub struct PgSource {
@@ -164,6 +176,10 @@ impl PgSource {
     }
 }
 
+fn done(ended: Result<Result<(), Fault>, tokio::task::JoinError>) -> Result<(), Fault> {
+    ended.unwrap_or_else(|panic| Err(Fault::fatal(panic)))
+}
+
 impl ChangeSource for PgSource {
     type Position = Position;
 
@@ -171,12 +187,18 @@ impl ChangeSource for PgSource {
         loop {
             tokio::select! {
                 biased;
-                Some(ended) = self.captures.join_next() => {
-                    ended.unwrap_or_else(|panic| Err(Fault::fatal(panic)))?;
-                }
-                captured = self.batches.recv() => return Ok(captured),
+                captured = self.batches.recv() => match captured {
+                    Some(captured) => return Ok(Some(captured)),
+                    None => break,
+                },
+                Some(ended) = self.captures.join_next() => done(ended)?,
             }
         }
+        // The last capture lets go of its end of the channel a moment before it has ended.
+        while let Some(ended) = self.captures.join_next().await {
+            done(ended)?;
+        }
+        Ok(None)
     }
 
     async fn confirm(&mut self, position: Position) -> Result<(), Fault> {

@@ -71,10 +71,53 @@ fn history(seed: u64) -> Vec<Batch> {
     batches
 }
 
+/// A random history of a database: all changes of a transaction have one version, some documents change
+/// several times in it, and now and then everything is gone in the middle of one.
+fn transactions(seed: u64) -> Vec<Batch> {
+    let mut dice = fastrand::Rng::with_seed(seed);
+    let mut batches = Vec::new();
+    for position in 1..dice.u64(2..20) {
+        for part in 0..dice.u64(1..4) {
+            if dice.u8(0..8) == 0 {
+                let upto = Version::new(Epoch(0), position).unwrap();
+                batches.push(Batch {
+                    content: Content::Clear(upto),
+                    ..batch(Vec::new())
+                });
+                continue;
+            }
+            let mut ids: Vec<u64> = (0..8).collect();
+            dice.shuffle(&mut ids);
+            ids.truncate(dice.usize(0..6));
+            let changes = ids.into_iter().map(|id| {
+                let mut change = change(id, position, dice.u8(0..4) == 0);
+                if let Action::Index(document) = &mut change.action {
+                    let text = format!("{{\"n\":{position},\"part\":{part}}}");
+                    *document = Document::from_json(text.into());
+                    change.over = true;
+                }
+                change
+            });
+            batches.push(batch(changes.collect()));
+        }
+    }
+    batches
+}
+
 /// What must be at the target in the end.
 fn truth(batches: &[Batch]) -> BTreeMap<String, Bytes> {
     let mut documents = BTreeMap::new();
-    for change in batches.iter().flat_map(|batch| batch.changes()) {
+    for batch in batches {
+        if matches!(batch.content, Content::Clear(_)) {
+            documents.clear();
+        }
+        write_all(batch, &mut documents);
+    }
+    documents
+}
+
+fn write_all(batch: &Batch, documents: &mut BTreeMap<String, Bytes>) {
+    for change in batch.changes() {
         match change.document() {
             Some(d) => {
                 documents.insert(change.id.to_string(), Bytes::copy_from_slice(d.as_bytes()))
@@ -82,7 +125,6 @@ fn truth(batches: &[Batch]) -> BTreeMap<String, Bytes> {
             None => documents.remove(change.id.as_str()),
         };
     }
-    documents
 }
 
 fn found(store: &MemoryStore) -> BTreeMap<String, Bytes> {
@@ -121,14 +163,20 @@ fn ask_again(batches: &mut Vec<Batch>, dice: &mut fastrand::Rng) {
     batches.insert(at, batch(again));
 }
 
-/// Both ends are killed at random moments, messages and acknowledgments get lost, the store is busy
-/// and keeps no tombstones; then everything is left to finish.
-async fn survive(seed: u64) {
-    let mut dice = fastrand::Rng::with_seed(seed);
+/// A history, with or without that.
+fn asked_again(seed: u64) -> Vec<Batch> {
     let mut batches = history(seed);
+    let mut dice = fastrand::Rng::with_seed(seed);
     if dice.bool() {
         ask_again(&mut batches, &mut dice);
     }
+    batches
+}
+
+/// Both ends are killed at random moments, messages and acknowledgments get lost, the store is busy
+/// and keeps no tombstones; then everything is left to finish.
+async fn survive(seed: u64, batches: Vec<Batch>) {
+    let mut dice = fastrand::Rng::with_seed(seed);
     let expected = truth(&batches);
     let source = ScriptedSource::new(batches);
     let log = MemoryLog::default();
@@ -347,7 +395,17 @@ proptest! {
             .start_paused(true)
             .build()
             .unwrap()
-            .block_on(survive(seed));
+            .block_on(survive(seed, asked_again(seed)));
+    }
+
+    #[test]
+    fn transactions_and_what_clears_an_index_survive_all_of_that_too(seed: u64) {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap()
+            .block_on(survive(seed, transactions(seed)));
     }
 }
 

@@ -112,9 +112,7 @@ impl Config {
             connect_timeout: Duration::from_secs(10),
         };
         for (key, value) in url.query_pairs() {
-            config
-                .set(&key, value.into_owned())
-                .map_err(|reason| refuse(reason))?;
+            config.set(&key, value.into_owned()).map_err(&refuse)?;
         }
         if config.host.is_empty() {
             return Err(refuse("it names no host".to_owned()));

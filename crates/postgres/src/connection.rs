@@ -397,7 +397,7 @@ impl Connection {
     fn refused(&self, body: &postgres_protocol::message::backend::ErrorResponseBody) -> Error {
         Error::Server {
             host: self.config.place(),
-            error: ServerError::read(body.fields()),
+            error: Box::new(ServerError::read(body.fields())),
         }
     }
 

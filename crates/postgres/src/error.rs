@@ -40,7 +40,7 @@ pub enum Error {
         /// Where.
         host: String,
         /// What it says.
-        error: ServerError,
+        error: Box<ServerError>,
     },
     /// The server says something that it should not.
     #[error("PostgreSQL at {host} sent what was not expected: {reason}")]

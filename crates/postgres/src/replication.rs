@@ -64,7 +64,7 @@ impl Replication {
                 Message::ErrorResponse(body) => {
                     return Err(Error::Server {
                         host: self.connection.config().place(),
-                        error: crate::ServerError::read(body.fields()),
+                        error: Box::new(crate::ServerError::read(body.fields())),
                     });
                 }
                 Message::CopyDone | Message::ReadyForQuery(_) => {

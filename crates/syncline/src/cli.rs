@@ -6,8 +6,8 @@ use clap::{Args, Command, FromArgMatches};
 use config::{Resolved, Resolver};
 
 use crate::{
-    check, dlq, explain, gateway_test, metadata, postgres_source::WatcherArgs, program, readers, reference, resync, sync, up,
-    verify,
+    check, dlq, explain, gateway_test, metadata, postgres_source::WatcherArgs, program, readers,
+    reference, resync, sync, up, verify,
 };
 
 /// The sections a configuration file may have: one for each command that runs for long.

@@ -127,6 +127,7 @@ impl Copy<'_> {
         let slot = slot_text(&format!("syncline_sync_{cluster}"));
         let mut options = source_options(self.postgres, &self.url, self.indices, &slot)?;
         options.follow = self.follow;
+        pg_watcher::preflight(&options).await?;
         let owner = Owner {
             tenant: format!("sync into {cluster}"),
             stream: None,

@@ -5,8 +5,11 @@
 mod support;
 
 mod changes;
+mod refusals;
 mod services;
+mod tables;
 mod truth;
+mod types;
 
 use testkit::unique_name;
 
