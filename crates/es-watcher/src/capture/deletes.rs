@@ -7,7 +7,7 @@ use std::{
 
 use search::{Error, MOST_BUCKETS, MgetOptions, ShardCopy};
 
-use super::{Capture, shard::Stop};
+use super::{Capture, stop::Stop};
 use crate::ledger::{BLOCK, Book, Counts, Entry, Ledger, block_of, numbers_of};
 
 /// The most documents that are suspected at once; what is beyond waits for the next count.

@@ -26,6 +26,7 @@ mod pace;
 mod page;
 mod refresh;
 mod shard;
+mod stop;
 
 use std::{
     collections::HashMap,

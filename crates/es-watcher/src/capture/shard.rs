@@ -1,13 +1,14 @@
 //! One shard: look, refresh, read, again.
 
 mod again;
+mod missing;
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use model::{Action, Batch, Change, Content, Document, Origin, Version, now_ms};
+use model::{Action, Batch, Change, Content, Document, Origin, Version};
 use pipeline::{Captured, Fault};
 use runtime::backoff::Backoff;
 use search::{Error, Hit, PageSizer, ShardCopy, Window};
@@ -15,20 +16,19 @@ use tokio::sync::watch;
 
 use super::{
     Capture, Look,
-    beginning::{self, Beginning},
+    beginning::Beginning,
     cursor::{Cursor, Range, Standing},
-    deletes::Comparison,
-    hunt::{Hunt, Step},
-    inheritance::{Current, Read},
+    inheritance::Read,
     page::read_whole_numbers,
     refresh::Refresher,
+    stop::Stop,
 };
 use again::Again;
+use missing::Deletes;
 
 use crate::{
     checkpoint::{Checkpoint, History, ShardKey},
-    error::fault,
-    ledger::{self, Book, Entry, Gone, Ledger, LedgerError, Noted},
+    ledger::{self, Noted},
 };
 
 /// Reads one shard of one index.
@@ -74,32 +74,6 @@ impl Reading {
         let deletes = self.deletes.as_ref();
         self.cursor.certain() >= self.goal && deletes.is_none_or(|deletes| deletes.hunt.is_done())
     }
-}
-
-/// The search for deletes in one history.
-struct Deletes {
-    ledger: Ledger,
-    book: Book,
-    title: Arc<str>,
-    hunt: Hunt,
-    /// Whether the history was announced as read.
-    announced: bool,
-    /// Whether the shard is what was read of it, since it was seen first or its primary moved.
-    recognised: bool,
-    /// When the shard was last seen to have deleted nothing since the count before, in milliseconds since
-    /// 1970; 0 where it was not.
-    quiet_ms: u64,
-    /// When what is suspected was missed.
-    missed: Missed,
-}
-
-/// Between which moments something was deleted, in milliseconds since 1970.
-#[derive(Debug, Clone, Copy, Default)]
-struct Missed {
-    /// It was there then; 0 where nobody knows.
-    after_ms: u64,
-    /// It was gone then.
-    before_ms: u64,
 }
 
 impl ShardReader {
@@ -236,39 +210,6 @@ impl ShardReader {
         })
     }
 
-    /// Opens the ledger at a history. What is published and not in it has to be read again.
-    async fn open_book(
-        &self,
-        ledger: &Ledger,
-        history: &History,
-        start: &mut Checkpoint,
-    ) -> Result<Deletes, Fault> {
-        let opened = beginning::retry(&self.capture, "ledger", || {
-            let opened = ledger.begin(&self.key, history, start.epoch, start.position);
-            std::future::ready(opened.map_err(Fault::from))
-        });
-        let opened = opened.await?;
-        start.position = start.position.min(opened.upto);
-        if !opened.whole {
-            tracing::error!(
-                shard = %self.key,
-                "the ledger of this shard is younger than what was published: documents that were deleted while it \
-                 was missing stay at the target until `syncline verify --delete-extra` removes them"
-            );
-            self.capture.observer.incomplete(&self.key);
-        }
-        Ok(Deletes {
-            ledger: ledger.clone(),
-            book: opened.book,
-            title: ledger::title(&self.key, history).into(),
-            hunt: Hunt::new(Instant::now(), self.capture.options.deletes.interval()),
-            announced: false,
-            recognised: false,
-            quiet_ms: 0,
-            missed: Missed::default(),
-        })
-    }
-
     /// Reads what is missing, then sees to deletes.
     async fn work(
         &mut self,
@@ -287,71 +228,11 @@ impl ShardReader {
         self.again(reading, look, standing).await
     }
 
-    /// Makes sure that the shard still is what was read of it. One that was taken back to an earlier
-    /// state and has been written to since may have as many operations as before.
-    async fn recognise(
-        &mut self,
-        reading: &mut Reading,
-        look: &Look,
-        standing: &Standing,
-    ) -> Result<(), Stop> {
-        let read = reading.cursor.read();
-        let (Some(deletes), Ok(upto)) = (&mut reading.deletes, u64::try_from(read)) else {
-            return Ok(());
-        };
-        if deletes.recognised {
-            return Ok(());
-        }
-        self.capture.stage.settled().await.map_err(Stop::Failed)?;
-        self.visible(look, standing).await?;
-        let comparison = self.comparison(&deletes.ledger, deletes.book, standing, upto);
-        if !comparison.recognises().await? {
-            return Err(Stop::TakenBack);
-        }
-        deletes.recognised = true;
-        Ok(())
-    }
-
-    fn comparison<'a>(
-        &'a self,
-        ledger: &'a Ledger,
-        book: Book,
-        standing: &'a Standing,
-        upto: u64,
-    ) -> Comparison<'a> {
-        Comparison {
-            capture: &self.capture,
-            ledger,
-            book,
-            copy: self.copy(standing),
-            upto,
-        }
-    }
-
     fn copy<'a>(&'a self, standing: &'a Standing) -> ShardCopy<'a> {
         ShardCopy {
             index: &self.key.index,
             shard: self.key.shard,
             node: &standing.copy.node,
-        }
-    }
-
-    /// Says that a history is read up to where it stood at the beginning: what an earlier one has left
-    /// may go then.
-    fn announce(&self, reading: &mut Reading) {
-        if let Some(deletes) = reading
-            .deletes
-            .as_mut()
-            .filter(|deletes| !deletes.announced)
-        {
-            deletes.announced = true;
-            let current = Current {
-                book: deletes.book,
-                epoch: reading.start.epoch,
-            };
-            self.read.send_modify(|read| {
-                read.insert(self.key.shard, current);
-            });
         }
     }
 
@@ -382,97 +263,6 @@ impl ShardReader {
             .refresher
             .ensure(capture, look, standing, shard, &mut self.looks);
         ensured.await.map_err(Stop::from)
-    }
-
-    /// Takes the next step in the search for deletes.
-    async fn hunt(
-        &mut self,
-        reading: &mut Reading,
-        look: &Look,
-        standing: &Standing,
-    ) -> Result<(), Stop> {
-        let read = reading.cursor.read();
-        let (Some(deletes), Ok(upto)) = (&mut reading.deletes, u64::try_from(read)) else {
-            return Ok(());
-        };
-        let asked_ms = now_ms().saturating_sub(look.asked.elapsed().as_millis() as u64);
-        if deletes.hunt.is_quiet(standing) {
-            deletes.quiet_ms = asked_ms;
-        }
-        let step = deletes.hunt.step(Instant::now(), standing, read);
-        if step == Step::Rest {
-            return Ok(());
-        }
-        // What was read is in the ledger before it is compared, and what is counted is not older: the
-        // primary may have moved since the last refresh.
-        self.capture.stage.settled().await.map_err(Stop::Failed)?;
-        if step == Step::Count {
-            self.visible(look, standing).await?;
-        }
-        let begun = Instant::now();
-        let comparison = self.comparison(&deletes.ledger, deletes.book, standing, upto);
-        match step {
-            Step::Rest => Ok(()),
-            Step::Count => {
-                deletes.missed = Missed {
-                    after_ms: deletes.quiet_ms,
-                    before_ms: now_ms(),
-                };
-                let found = comparison.find(deletes.hunt.under_way()).await?;
-                let (now, count) = (Instant::now(), found.suspects.len());
-                self.capture.observer.counted(now - begun, count);
-                deletes
-                    .hunt
-                    .counted(now, now - begun, standing, found.suspects, found.more);
-                for block in found.unknown {
-                    self.reread(reading, block, standing).await?;
-                }
-                Ok(())
-            }
-            Step::Ask { ceiling, suspects } => {
-                let gone = comparison.gone(suspects).await?;
-                let missed = deletes.missed;
-                self.delete(reading, ceiling, gone, missed)
-                    .await
-                    .map_err(Stop::Failed)
-            }
-        }
-    }
-
-    /// Publishes deletes.
-    async fn delete(
-        &self,
-        reading: &mut Reading,
-        ceiling: u64,
-        gone: Vec<Entry>,
-        missed: Missed,
-    ) -> Result<(), Fault> {
-        let version = Version::new(reading.start.epoch, ceiling).map_err(Fault::fatal)?;
-        let waited = (missed.after_ms > 0).then(|| now_ms().saturating_sub(missed.after_ms));
-        let waited = waited.map(Duration::from_millis);
-        let observer = &self.capture.observer;
-        observer.deleted(&self.key.index, gone.len(), waited);
-        for gone in gone.chunks(ledger::TOGETHER) {
-            let Some(deletes) = &mut reading.deletes else {
-                return Ok(());
-            };
-            deletes.hunt.published(gone.iter().cloned());
-            let entries = Gone {
-                book: deletes.book,
-                entries: gone.to_vec(),
-            };
-            let changes = gone.iter().map(|entry| entry.delete(version)).collect();
-            let content = Content::Changes(changes);
-            let origin = Origin {
-                partition: Arc::clone(&self.partition),
-                captured_ms: missed.before_ms,
-                via: None,
-            };
-            let mut captured = self.captured(reading, origin, content);
-            captured.position.gone = Some(Arc::new(entries));
-            self.capture.stage.put(Noted::Other(captured)).await?;
-        }
-        Ok(())
     }
 
     /// Reads a block again in which the shard has more than the ledger knows.
@@ -644,36 +434,6 @@ impl ShardReader {
             .observer
             .trouble(&self.key.to_string(), error, pause);
         tokio::time::sleep(pause).await;
-    }
-}
-
-/// Why a round ends early.
-pub(crate) enum Stop {
-    /// It has to be repeated.
-    Lost(Error),
-    /// The shard is not what was read of it: it has to be read from its beginning.
-    TakenBack,
-    /// The index is no more.
-    Gone,
-    /// Somebody has to act.
-    Failed(Fault),
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Stop {
-        match (search::retry::classify(&error), &error) {
-            (_, Error::IndexNotFound { .. }) => Stop::Gone,
-            // It is not looked at until it is opened.
-            (_, Error::IndexClosed { .. }) => Stop::Lost(error),
-            (search::retry::Decision::Retry, _) => Stop::Lost(error),
-            (search::retry::Decision::Fatal, _) => Stop::Failed(fault(error)),
-        }
-    }
-}
-
-impl From<LedgerError> for Stop {
-    fn from(error: LedgerError) -> Stop {
-        Stop::Failed(Fault::fatal(error))
     }
 }
 

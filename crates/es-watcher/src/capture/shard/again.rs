@@ -11,7 +11,7 @@ use bus::{Answered, Named, Resync};
 use model::{Change, Content, DocumentId, Origin, now_ms};
 use search::{Error, Hit, MgetOptions, Window};
 
-use super::{Missed, Reading, ShardReader, Stop, change};
+use super::{super::stop::Stop, Reading, ShardReader, change, missing::Missed};
 use crate::{
     capture::{
         Look,
