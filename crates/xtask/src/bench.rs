@@ -9,6 +9,8 @@ mod bare;
 #[cfg(feature = "bench")]
 mod copy;
 #[cfg(feature = "bench")]
+mod gateway;
+#[cfg(feature = "bench")]
 mod lag;
 #[cfg(feature = "bench")]
 mod memory;
@@ -55,6 +57,8 @@ enum Benchmark {
     Lag,
     /// What watching costs the source's processor.
     SourceCost,
+    /// Through the gateway, beside a loop that only copies; its latency, memory and start.
+    Gateway,
     /// `verify` of 1,000,000 equal documents by content and by version, beside a bare scroll over one side.
     Verify,
 }
@@ -89,6 +93,7 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
             Benchmark::Stream => stream::run(&context).await?,
             Benchmark::Lag => lag::run(&context).await?,
             Benchmark::SourceCost => source_cost::run(&context).await?,
+            Benchmark::Gateway => gateway::run(&context).await?,
             Benchmark::Verify => verify::run(&context).await?,
         }
     }
