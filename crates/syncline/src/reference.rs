@@ -46,6 +46,7 @@ fn page() -> String {
     section::<dlq::Args>(&mut page, "dlq");
     section::<explain::Args>(&mut page, "explain");
     section::<Service<es_watcher::Args>>(&mut page, "es-watcher");
+    section::<Service<nats_gateway::Args>>(&mut page, "nats-gateway");
     section::<Service<es_writer::Args>>(&mut page, "es-writer");
     section::<NatsServerArgs>(&mut page, "nats-server");
     page
