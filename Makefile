@@ -110,8 +110,10 @@ run-writer: $(SERVERS) ## Run es-writer against them
 	exec $(CARGO) run --quiet -- es-writer --es-hosts "$$ES_TARGET" $(ARGS)
 
 .PHONY: run-gateway-embedded
-run-gateway-embedded: ## Run the gateway with embedded NATS (a later release)
-	@$(call later,nats-gateway comes in a later release; \`syncline up FILE\` runs an embedded nats-server today)
+run-gateway-embedded: $(SERVERS) ## Run the gateway with embedded NATS (the others: ARGS="--nats-url nats://127.0.0.1:4322")
+	@set -a; . ./$(SERVERS); set +a; \
+	exec $(CARGO) run --quiet -- nats-gateway --embedded --nats-binary "$$NATS_SERVER" \
+	  --nats-listen 127.0.0.1:4322 --store-dir target/dev/gateway --admin-listen 127.0.0.1:8080 $(ARGS)
 
 $(SERVERS):
 	@echo "no development servers are running: make dev-up starts them" >&2; exit 1

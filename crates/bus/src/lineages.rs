@@ -87,6 +87,24 @@ impl Lineages {
         }
     }
 
+    /// Passes on what becomes known here to another server, where the sources' watchers listen. Never ends.
+    pub async fn pass_on(&self, to: &Lineages) {
+        loop {
+            if let Ok(mut entries) = self.store.watch_with_history("lineage.>").await {
+                while let Some(Ok(entry)) = entries.next().await {
+                    let Ok(known) = serde_json::from_slice::<Lineage>(&entry.value) else {
+                        continue;
+                    };
+                    if let Err(error) = to.merge(&known).await {
+                        tracing::warn!(%error, "an epoch could not be passed on; it is tried again");
+                        break;
+                    }
+                }
+            }
+            tokio::time::sleep(WATCH_AGAIN).await;
+        }
+    }
+
     async fn read(&self, source: &str) -> Result<(u64, Option<Lineage>), Error> {
         let key = key(source);
         let entry = self.store.entry(&key).await;

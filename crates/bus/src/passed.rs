@@ -36,8 +36,8 @@ pub struct TakenBack {
     pub what: String,
     /// The floor before.
     pub from: u64,
-    /// The floor now; 0 where more was lost than is known, and everything there is has to be read again.
-    pub to: u64,
+    /// The floor now; `None` where more was lost than is remembered, and everything there is has to be read again.
+    pub to: Option<u64>,
 }
 
 /// Takes a mark back to where the output still has everything, if it has lost something.
@@ -71,7 +71,7 @@ pub(crate) async fn compare(mark: &mut Mark, output: &Output) -> Result<Option<T
     if !is_known {
         mark.passed = Some(Passed::new(name, created));
     }
-    let to = mark.floor;
+    let to = is_known.then_some(mark.floor);
     Ok(Some(TakenBack { what, from, to }))
 }
 
@@ -108,6 +108,19 @@ impl Passed {
             stream: stream.to_owned(),
             created,
             ..Passed::default()
+        }
+    }
+
+    /// Notes where the reader starts: up to there the output has everything, whatever it loses.
+    pub(crate) fn begin(&mut self, floor: u64, floor_time: u64, now: u64) {
+        if self.steps.is_empty() {
+            self.steps.push_back(Step {
+                upto: self.newest.as_ref().map_or(0, |newest| newest.sequence),
+                at: now,
+                floor,
+                floor_time,
+                fences: BTreeMap::new(),
+            });
         }
     }
 

@@ -207,11 +207,14 @@ impl JetStreamReader {
         if let Some(output) = &options.output {
             taken_back = passed::compare(mark.get_or_insert_default(), output).await?;
         }
-        let passed = mark.as_ref().and_then(|mark| mark.passed.clone());
+        let mut passed = mark.as_ref().and_then(|mark| mark.passed.clone());
         // One that has lost more than it remembers begins where a new one does.
-        let is_known = taken_back.as_ref().is_none_or(|back| back.to > 0);
+        let is_known = taken_back.as_ref().is_none_or(|back| back.to.is_some());
         let known = mark.filter(|_| found.is_some() && is_known);
         let start = position::start(bus, options, lease.key(), known.as_ref()).await?;
+        if let Some(passed) = &mut passed {
+            passed.begin(start.at.sequence, start.at.time, now_ms());
+        }
         lease.advance(|mark| {
             mark.fences.clone_from(&start.fences);
             mark.stream_created = start.stream_created;

@@ -48,6 +48,7 @@ pub struct GatewayMetrics {
     lost_ends: Counter,
     rules: Family<HashLabel, Gauge<f64, AtomicU64>>,
     is_failing: AtomicBool,
+    is_paused: AtomicBool,
     readiness: Readiness,
     heart: Option<Heart>,
 }
@@ -78,6 +79,7 @@ impl GatewayMetrics {
             lost_ends: Counter::default(),
             rules: Family::default(),
             is_failing: AtomicBool::new(false),
+            is_paused: AtomicBool::new(false),
             readiness,
             heart,
         };
@@ -154,6 +156,19 @@ impl GatewayMetrics {
 
     pub(crate) fn lost_end(&self) {
         self.lost_ends.inc();
+    }
+
+    /// Notes whether somebody has asked to stand still: then it is not ready.
+    pub(crate) fn paused(&self, paused: bool) {
+        if self.is_paused.swap(paused, Relaxed) != paused {
+            tracing::info!(paused, "asked over the admin API");
+            match paused {
+                true => self
+                    .readiness
+                    .set("pause", Err("paused by POST /pause".to_owned())),
+                false => self.readiness.forget("pause"),
+            }
+        }
     }
 
     pub(crate) fn waiting(&self, pending: u64) {

@@ -9,7 +9,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -20,7 +19,7 @@ use pipeline::{
     Captured, ChangeSource, DeadLetter, DeadLetters, Delivery, Fault, MessageSource, Payload,
     Replay, Replayed,
 };
-use tokio::{sync::watch, task::JoinHandle, time::timeout};
+use tokio::{sync::watch, task::JoinHandle};
 use transform::{At, Outcome, Plan, RuleError};
 
 use crate::{GatewayMetrics, control::InForce, jq::JqProcess};
@@ -160,16 +159,15 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
     /// The next entry. Cancel safe.
     async fn read(&mut self) -> Result<Option<Delivery>, Fault> {
         loop {
-            if *self.paused.borrow_and_update() {
-                self.metrics.waiting(self.reader.pending());
-                // Fails when nobody can resume it any more, and then the process ends anyhow.
-                let _resumed = timeout(PULSE, self.paused.changed()).await;
-                continue;
-            }
-            let read = timeout(PULSE, pin!(self.reader.next())).await;
+            let paused = *self.paused.borrow_and_update();
+            self.metrics.paused(paused);
             self.metrics.waiting(self.reader.pending());
-            if let Ok(delivery) = read {
-                return delivery;
+            tokio::select! {
+                biased;
+                // Fails when nobody can change it any more, and then the process ends anyhow.
+                Ok(()) = self.paused.changed() => {}
+                () = tokio::time::sleep(PULSE) => {}
+                delivery = self.reader.next(), if !paused => return delivery,
             }
         }
     }

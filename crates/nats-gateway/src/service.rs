@@ -7,15 +7,15 @@ use std::{
 };
 
 use bus::{
-    Bus, Correspondent, JetStreamDeadLetters, JetStreamReader, JetStreamSink, Letters, Output,
-    ReaderOptions, SinkOptions, StreamSpec,
+    Bus, Correspondent, JetStreamDeadLetters, JetStreamReader, JetStreamSink, Letters, Lineages,
+    Output, ReaderOptions, SinkOptions, StreamSpec,
     embedded::{EmbeddedError, NatsServer},
     stream, until_answered,
 };
 use model::{Root, Tenant};
 use pipeline::{Fault, MessageSource, PublishOptions, publish};
-use runtime::{health::Health, metrics::Metrics};
-use tokio_util::sync::CancellationToken;
+use runtime::{backoff::Backoff, health::Health, metrics::Metrics};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use transform::RuleSet;
 
 use crate::{Args, Control, GatewayMetrics, Relay};
@@ -26,8 +26,8 @@ const STUCK_AFTER: Duration = Duration::from_secs(120);
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the embedded server may take to end.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
-/// How soon the input is read anew after something failed.
-const READ_AGAIN: Duration = Duration::from_millis(200);
+/// A gateway that has carried for so long has recovered from what failed before.
+const RECOVERED_AFTER: Duration = Duration::from_secs(60);
 
 /// Why a gateway ends.
 #[derive(Debug, thiserror::Error)]
@@ -146,7 +146,16 @@ impl Gateway<'_> {
             return Ok(());
         };
         self.control.keep(Letters::new(&ends.input, stream::ES_DLQ));
+        let _epochs = match self.args.downstream.downstream_url {
+            None => None,
+            Some(_) => match self.pass_on_epochs(&ends).await? {
+                None => return Ok(()),
+                passing => passing,
+            },
+        };
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         loop {
+            let began = Instant::now();
             match self.carry(&ends).await? {
                 Ended::Stopped => return Ok(()),
                 Ended::LostEnd(error) => {
@@ -156,13 +165,32 @@ impl Gateway<'_> {
                 Ended::Again(fault) => {
                     self.health.readiness.set("input", Err(fault.to_string()));
                     tracing::warn!(%fault, "reading the stream anew");
+                    if began.elapsed() > RECOVERED_AFTER {
+                        backoff.reset();
+                    }
                     tokio::select! {
                         () = self.shutdown.cancelled() => return Ok(()),
-                        () = tokio::time::sleep(READ_AGAIN) => {}
+                        () = tokio::time::sleep(backoff.next_delay()) => {}
                     }
                 }
             }
         }
+    }
+
+    /// A writer behind another server tells there when a watcher counts from an epoch that is too low; the watcher
+    /// listens here.
+    async fn pass_on_epochs(
+        &self,
+        ends: &Ends,
+    ) -> Result<Option<AbortOnDropHandle<()>>, ServiceError> {
+        let replicas = self.args.stream_replicas;
+        let opened = until_answered(self.shutdown, async || {
+            let here = Lineages::open(&ends.input, replicas).await?;
+            Ok((here, Lineages::open(&ends.output, replicas).await?))
+        });
+        Ok(opened.await?.map(|(here, there)| {
+            AbortOnDropHandle::new(tokio::spawn(async move { there.pass_on(&here).await }))
+        }))
     }
 
     /// Connects both ends and makes sure of the streams; `None` when the process is to stop first.
@@ -303,14 +331,14 @@ impl Gateway<'_> {
         if let Some(back) = reader.taken_back() {
             self.observer.lost_end();
             match back.to {
-                0 => tracing::error!(
+                None => tracing::error!(
                     what = back.what,
                     from = back.from,
                     "the output has lost more than this gateway remembers, as after its deletion: everything that the \
                      input still has is given again, and what it has no more is missing at the target until \
                      `syncline verify --repair` has run"
                 ),
-                to => tracing::warn!(
+                Some(to) => tracing::warn!(
                     what = back.what,
                     from = back.from,
                     to,

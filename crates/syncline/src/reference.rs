@@ -48,6 +48,7 @@ fn page() -> String {
     section::<explain::Args>(&mut page, "explain");
     section::<resync::Args>(&mut page, "resync");
     section::<Service<crate::postgres_source::WatcherArgs>>(&mut page, "es-watcher");
+    section::<Service<nats_gateway::Args>>(&mut page, "nats-gateway");
     section::<Service<es_writer::Args>>(&mut page, "es-writer");
     section::<NatsServerArgs>(&mut page, "nats-server");
     page

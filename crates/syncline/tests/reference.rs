@@ -6,7 +6,7 @@ use std::{
     process::{Command, Output},
 };
 
-const COMMANDS_WITHOUT_SETTINGS: &[&str] = &["nats-gateway", "reference"];
+const COMMANDS_WITHOUT_SETTINGS: &[&str] = &["reference"];
 
 fn checkout() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -62,7 +62,7 @@ fn every_command_with_settings_is_in_the_reference() {
 fn the_example_configuration_is_taken_by_every_service_it_has_a_section_for() {
     let file = checkout().join("config/example.yaml");
     let file = file.to_str().expect("the checkout's path is UTF-8");
-    for service in ["es-watcher", "es-writer", "up"] {
+    for service in ["es-watcher", "nats-gateway", "es-writer", "up"] {
         let checked = syncline(&[service, "--config", file, "--check-config"]);
         assert!(
             checked.status.success(),
@@ -111,6 +111,7 @@ fn a_setting_that_does_not_exist_is_refused_with_its_line() {
 fn metrics() -> Vec<String> {
     let files = [
         ("crates/es-watcher/src/metrics.rs", "syncline_watcher"),
+        ("crates/nats-gateway/src/metrics.rs", "syncline_gateway"),
         ("crates/es-writer/src/metrics.rs", "syncline_writer"),
         ("crates/syncline/src/verify/metrics.rs", "syncline_verify"),
         (

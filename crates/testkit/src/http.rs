@@ -15,6 +15,7 @@ pub struct Http {
     client: Client,
     base: String,
     user: Option<(String, String)>,
+    token: Option<String>,
 }
 
 impl Http {
@@ -34,6 +35,12 @@ impl Http {
             builder = builder.identity(Identity::from_pem(&pem)?);
         }
         Self::build(builder, base)
+    }
+
+    /// Sends a bearer token with every request.
+    pub fn with_token(mut self, token: &str) -> Http {
+        self.token = Some(token.to_owned());
+        self
     }
 
     /// The same with a user and a password.
@@ -112,6 +119,9 @@ impl Http {
         if let Some((user, password)) = &self.user {
             request = request.basic_auth(user, Some(password));
         }
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
         if !body.is_empty() && &body[..] != b"null" {
             let kind = if path.contains("_bulk") {
                 "application/x-ndjson"
@@ -141,6 +151,7 @@ impl Http {
             client,
             base: base.trim_end_matches('/').to_owned(),
             user: None,
+            token: None,
         })
     }
 

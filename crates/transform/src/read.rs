@@ -225,6 +225,9 @@ impl Reader<'_> {
             if template.ignores_index() && !named {
                 place.wrong("it would put several indices into one, where equal ids replace each other: write {index} into the template, or name one index in `on`");
             }
+            if let Err(error) = template.check() {
+                place.wrong(error);
+            }
             match (fields, &values) {
                 (0, None) => {}
                 (0, Some(_)) => place.wrong("`values` are those of a field in the template, and there is none in it"),

@@ -86,6 +86,15 @@ impl Template {
         !self.0.contains(&Part::Index)
     }
 
+    /// Whether the text in it can be part of a name at all.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let (index, tenant) = (IndexName::try_from("x"), Tenant::try_from("x"));
+        match (index, tenant) {
+            (Ok(index), Ok(tenant)) => self.fill(&index, &tenant, "x").map(drop),
+            _ => Ok(()),
+        }
+    }
+
     fn fill(&self, index: &IndexName, tenant: &Tenant, value: &str) -> Result<IndexName, String> {
         let mut name = String::new();
         for part in &self.0 {

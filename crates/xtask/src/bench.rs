@@ -11,6 +11,8 @@ mod copy;
 #[cfg(feature = "bench")]
 mod deletes;
 #[cfg(feature = "bench")]
+mod gateway;
+#[cfg(feature = "bench")]
 mod lag;
 #[cfg(feature = "bench")]
 mod memory;
@@ -59,6 +61,8 @@ enum Benchmark {
     Deletes,
     /// What watching costs the source's processor.
     SourceCost,
+    /// Through the gateway, beside a loop that only copies; its latency, memory and start.
+    Gateway,
     /// `verify` of 1,000,000 equal documents by content and by version, beside a bare scroll over one side.
     Verify,
 }
@@ -94,6 +98,7 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
             Benchmark::Lag => lag::run(&context).await?,
             Benchmark::Deletes => deletes::run(&context).await?,
             Benchmark::SourceCost => source_cost::run(&context).await?,
+            Benchmark::Gateway => gateway::run(&context).await?,
             Benchmark::Verify => verify::run(&context).await?,
         }
     }

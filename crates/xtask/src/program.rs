@@ -80,17 +80,29 @@ impl Program {
         self.service("es-writer", &arguments).await
     }
 
+    /// Starts a gateway.
+    #[cfg(feature = "bench")]
+    pub(crate) async fn gateway(&self, nats: &str, more: &[&str]) -> Result<Service> {
+        let mut arguments = vec!["--upstream-url", nats];
+        arguments.extend(more);
+        self.service("nats-gateway", &arguments).await
+    }
+
     async fn service(&self, name: &str, arguments: &[&str]) -> Result<Service> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let address = format!("127.0.0.1:{port}");
         let mut all = vec![name, "--admin-listen", &address, "--log-format", "text"];
         all.extend(arguments);
+        let admin = Http::new(&format!("http://{address}"));
+        let began = Instant::now();
         let mut service = Service {
             process: self.command(name, &all)?,
-            admin: Http::new(&format!("http://{address}")),
+            admin,
+            ready_after: Duration::ZERO,
             address,
         };
         service.wait_until_ready().await?;
+        service.ready_after = began.elapsed();
         Ok(service)
     }
 }
@@ -117,6 +129,12 @@ fn build() -> Result<PathBuf> {
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) process: Process,
+    /// From its start until it was ready.
+    #[cfg_attr(
+        not(feature = "bench"),
+        allow(dead_code, reason = "a benchmark reads it")
+    )]
+    pub(crate) ready_after: Duration,
     admin: Http,
     address: String,
 }
@@ -154,7 +172,7 @@ impl Service {
                 "{name} is not ready: {}",
                 self.process.output()
             );
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         Ok(())
     }

@@ -50,10 +50,11 @@ async fn start() -> Result<()> {
         NatsServer::standing(nats, nats_options),
     )?;
     let environment = format!(
-        "ES_SOURCE={}\nES_TARGET={}\nNATS_URL={}\n",
+        "ES_SOURCE={}\nES_TARGET={}\nNATS_URL={}\nNATS_SERVER={}\n",
         source.url(),
         target.url(),
-        nats.url()
+        nats.url(),
+        NatsServer::binary()?.display()
     );
     let file = environment_file();
     fs::create_dir_all(file.parent().context("a file has a folder")?)?;

@@ -22,6 +22,8 @@ use crate::{
 const GATEWAY: &str = "syncline-gateway-";
 /// The key of the mark on an output.
 pub(super) const FILLED_FROM: &str = "syncline-filled-from";
+/// The key of the name of the gateway that fills it.
+const FILLED_BY: &str = "syncline-filled-by";
 
 pub(super) fn gateways(metadata: &HashMap<String, String>) -> BTreeMap<String, String> {
     let marks = metadata.iter();
@@ -48,23 +50,37 @@ pub async fn mark(
         stream: marked.to_owned(),
     };
     let mut config = find(bus, marked).await?.ok_or_else(missing)?.config;
-    let (key, value) = match marked == output {
-        true => (FILLED_FROM.to_owned(), input),
-        false => (format!("{GATEWAY}{gateway}"), output),
+    let marks = match marked == output {
+        true => vec![
+            (FILLED_FROM.to_owned(), input),
+            (FILLED_BY.to_owned(), gateway),
+        ],
+        false => vec![(format!("{GATEWAY}{gateway}"), output)],
     };
-    match config.metadata.get(&key) {
-        Some(known) if known == value => return Ok(()),
-        Some(known) if marked == output => {
-            return Err(Error::StreamUnsuitable {
-                stream: output.to_owned(),
-                reason: format!(
-                    "is filled from {known} by another gateway: name another with --output-stream"
-                ),
-            });
-        }
-        _ => {}
+    let other = marks
+        .iter()
+        .any(|(key, value)| config.metadata.get(key).is_some_and(|known| known != value));
+    if other && marked == output {
+        let known = |key| config.metadata.get(key).map_or("?", String::as_str);
+        let (by, from) = (known(FILLED_BY), known(FILLED_FROM));
+        return Err(Error::StreamUnsuitable {
+            stream: output.to_owned(),
+            reason: format!(
+                "is filled by the gateway {by} from {from}, and one stream takes one gateway: give this one that name \
+                 (--consumer), or an output elsewhere (--downstream-url)"
+            ),
+        });
     }
-    config.metadata.insert(key, value.to_owned());
+    let is_marked = |(key, value): &(String, &str)| {
+        config.metadata.get(key).is_some_and(|known| known == value)
+    };
+    if marks.iter().all(is_marked) {
+        return Ok(());
+    }
+    let new = marks
+        .into_iter()
+        .map(|(key, value)| (key, value.to_owned()));
+    config.metadata.extend(new);
     let subject = format!("STREAM.UPDATE.{marked}");
     let what = format!("marking the stream {marked}");
     match bus.jetstream().request(subject.clone(), &config).await {

@@ -52,6 +52,41 @@ fn batch(changes: Vec<Change>) -> Batch {
     }
 }
 
+proptest! {
+    /// Nobody looks into a sealed batch, and it says the same wherever it is opened, also where the next
+    /// server takes smaller messages.
+    #[test]
+    fn what_stays_sealed_says_the_same_further_on(
+        changes in changes(), level in option::of(1i32..3), smaller in 40usize..4000,
+    ) {
+        let there = Encoder {
+            root: Root::Changes,
+            tenant: Tenant::try_from("t").unwrap(),
+            max_body: 5000,
+            zstd_level: level,
+        };
+        let further = Encoder { root: Root::Gateway, max_body: smaller, ..there.clone() };
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        let mut joined = Assembler::default();
+        let mut parts = Assembler::default();
+        let mut number = 0;
+        for message in there.encode(&batch(changes)) {
+            number += 1;
+            let Some(whole) = joined.push(number, over_the_wire(&message)) else { continue };
+            before.extend(decode(&whole).unwrap().changes().to_vec());
+            for passed in further.encode(&seal(whole).unwrap()) {
+                number += 1;
+                prop_assert!(passed.body.len() <= smaller);
+                if let Some(whole) = parts.push(number, over_the_wire(&passed)) {
+                    prop_assert_eq!(whole.subject.root, Root::Gateway);
+                    after.extend(open(&seal(whole).unwrap()).unwrap().changes().to_vec());
+                }
+            }
+        }
+        prop_assert_eq!(before, after);
+    }
+}
+
 /// As a message comes out of the stream: subject and headers as text.
 fn over_the_wire(message: &Message) -> Message {
     let headers: HashMap<_, _> = message.envelope.to_headers().into_iter().collect();

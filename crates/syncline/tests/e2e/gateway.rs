@@ -1,22 +1,85 @@
 //! The gateway between two streams: the deployment modes of the README with their command lines, ports and
-//! folders aside, and every process killed in the middle.
+//! folders aside, and every process killed in the middle; rules, the admin API, and what can go wrong.
 
+mod admin;
+mod downstream;
+mod guide;
 mod modes;
+mod rules;
+mod trouble;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use serde_json::Value;
+use tempfile::TempDir;
 use testkit::{Http, wait_until};
 
 use crate::support::{
     equal::{Contents, contents, difference},
-    program::PATIENCE,
+    pipeline::Pipeline,
+    program::{PATIENCE, Program, text},
 };
 
 /// A port that nobody has just now.
 fn free_address() -> Result<SocketAddr> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// A pipeline with a gateway in it, that has a rule file.
+struct Line {
+    pipeline: Pipeline,
+    folder: TempDir,
+}
+
+impl Line {
+    async fn new(source: &str, target: &str, patterns: &str, rules: &str) -> Result<Line> {
+        let mut pipeline = Pipeline::new(source, target, patterns).await?;
+        pipeline.common = vec!["--lease".to_owned(), "2s".to_owned()];
+        let line = Line {
+            pipeline,
+            folder: tempfile::tempdir()?,
+        };
+        line.write(rules)?;
+        Ok(line)
+    }
+
+    fn rules(&self) -> PathBuf {
+        self.folder.path().join("rules.yaml")
+    }
+
+    /// Replaces the rule file.
+    fn write(&self, rules: &str) -> Result<()> {
+        let new = self.folder.path().join("rules.new");
+        std::fs::write(&new, rules)?;
+        Ok(std::fs::rename(new, self.rules())?)
+    }
+
+    fn arguments(&self, more: &[&str]) -> Vec<String> {
+        let (url, rules) = (self.pipeline.nats.url(), text(&self.rules()));
+        let own = [
+            "nats-gateway",
+            "--upstream-url",
+            &url,
+            "--rules",
+            &rules,
+            "--lease",
+            "2s",
+        ];
+        own.iter()
+            .chain(more)
+            .map(|&text| text.to_owned())
+            .collect()
+    }
+
+    fn gateway(&self, more: &[&str]) -> Result<Program> {
+        Program::start(self.arguments(more))
+    }
+
+    async fn jetstream(&self) -> Result<async_nats::jetstream::Context> {
+        let client = async_nats::connect(self.pipeline.nats.url()).await?;
+        Ok(async_nats::jetstream::new(client))
+    }
 }
 
 /// Waits until a target has what `lens` makes of the documents of a source, and nothing else.
@@ -38,13 +101,11 @@ async fn until_seen_through(
             _ => false,
         }
     });
-    let late = is_so.await;
+    let waited = is_so.await;
     let (wanted, found) = (wanted().await?, contents(target, place).await?);
-    match difference(&wanted, &found) {
-        None => Ok(wanted.len()),
-        Some(difference) => {
-            late.with_context(|| difference.clone())?;
-            anyhow::bail!("it was right and is not any more: {difference}")
-        }
+    match (difference(&wanted, &found), waited) {
+        (None, _) => Ok(wanted.len()),
+        (Some(difference), Err(late)) => Err(late.context(difference)),
+        (Some(difference), Ok(())) => bail!("it was right and is not any more: {difference}"),
     }
 }

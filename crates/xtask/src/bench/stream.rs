@@ -4,7 +4,7 @@
 //! from batches that are there already ([`pipeline::publish()`] into the real sink), and applying from the real reader
 //! into a target that only counts. The watcher is also measured as it is, a process that reads a real node.
 
-mod halves;
+pub(super) mod halves;
 
 use std::time::Duration;
 

@@ -155,6 +155,61 @@ async fn unmark(url: &str) -> Result<()> {
 }
 
 #[tokio::test]
+async fn mode_one_has_nothing_between_the_log_and_the_writer() -> Result<()> {
+    let stage = Stage::set(Product::Es7_17, Product::Os2).await?;
+    let nats = NatsServer::start(NatsOptions::default()).await?;
+    let url = nats.url();
+    let wanted = ["assets", "metadata", "users"];
+    let mut writer = stage.writer(&url)?;
+    let mut watcher = stage.watcher(&url, "assets,metadata,users")?;
+    stage.is_right(&wanted).await?;
+    stage.change(1).await?;
+    writer.kill().await?;
+    writer = stage.writer(&url)?;
+    stage.change(2).await?;
+    watcher.kill().await?;
+    watcher = stage.watcher(&url, "assets,metadata,users")?;
+    stage.is_right(&wanted).await?;
+    for program in [watcher, writer] {
+        program.stop().await?;
+    }
+    stage.verified(&wanted).await
+}
+
+/// Everything as one program, from one file.
+#[tokio::test]
+async fn a_gateway_is_a_section_of_up() -> Result<()> {
+    let stage = Stage::set(Product::Es8, Product::Os2).await?;
+    let folder = stage.folder.path().display().to_string();
+    let file = stage.folder.path().join("syncline.yaml");
+    std::fs::write(
+        stage.folder.path().join("rules.yaml"),
+        "filters: [{ drop: { index: users } }]",
+    )?;
+    std::fs::write(
+        &file,
+        format!(
+            "nats-gateway:\n  embedded: true\n  nats_binary: {binary}\n  nats_listen: {address}\n  \
+             store_dir: {folder}/jetstream\n  rules: {folder}/rules.yaml\n  exclude_patterns: temp_*,logs\n\
+             es-watcher:\n  es_hosts: [{source}]\n  index_patterns: assets,metadata,users,logs,temp_1\n  \
+             checkpoint_path: {folder}/checkpoint\n\
+             es-writer:\n  es_hosts: [{target}]\n",
+            binary = text(&NatsServer::binary()?),
+            address = free_address()?,
+            source = stage.source.url(),
+            target = stage.target.url(),
+        ),
+    )?;
+    for round in 1..3 {
+        let program = Program::start(["up", &text(&file)])?;
+        stage.change(round).await?;
+        stage.is_right(&["assets", "metadata"]).await?;
+        program.stop().await?;
+    }
+    stage.verified(&["assets", "metadata"]).await
+}
+
+#[tokio::test]
 async fn mode_two_filters_between_the_streams_and_every_process_may_be_killed() -> Result<()> {
     let stage = Stage::set(Product::Es8, Product::Os2).await?;
     let nats = NatsServer::start(NatsOptions::default()).await?;

@@ -24,14 +24,14 @@ const BATCHES: usize = 16;
 
 /// Batches to publish again and again.
 #[derive(Clone)]
-pub(super) struct Documents {
+pub(in crate::bench) struct Documents {
     batches: Vec<Arc<Batch>>,
     rounds: usize,
 }
 
 impl Documents {
     /// So many batches of these documents as make about `total`.
-    pub(super) fn new(documents: &[String], total: u64) -> Result<Documents> {
+    pub(in crate::bench) fn new(documents: &[String], total: u64) -> Result<Documents> {
         let size = documents.first().context("a dataset has documents")?.len();
         let per_batch = BATCH / size;
         let batch = |(at, documents): (usize, &[String])| -> Result<Arc<Batch>> {
@@ -55,7 +55,7 @@ impl Documents {
     }
 
     /// How many documents that are, repetitions counted.
-    pub(super) fn total(&self) -> u64 {
+    pub(in crate::bench) fn total(&self) -> u64 {
         let in_a_round: usize = self.batches.iter().map(|batch| batch.changes().len()).sum();
         (in_a_round * self.rounds) as u64
     }
@@ -125,7 +125,7 @@ impl Writer for Counter {
 }
 
 /// From memory into the stream, until the stream has it all.
-pub(super) async fn publish(
+pub(in crate::bench) async fn publish(
     bus: &Bus,
     stream: &str,
     documents: &Documents,
@@ -137,14 +137,14 @@ pub(super) async fn publish(
 }
 
 /// From the stream into nothing.
-pub(super) async fn apply(bus: &Bus, stream: &str, documents: &Documents) -> Result<Run> {
+pub(in crate::bench) async fn apply(bus: &Bus, stream: &str, documents: &Documents) -> Result<Run> {
     let measure = Measure::start()?;
     apply_all(bus, stream, documents).await?;
     measure.end(documents.total())
 }
 
 /// Both at the same time, on all cores of this machine together with the server.
-pub(super) async fn both(
+pub(in crate::bench) async fn both(
     bus: &Bus,
     stream: &str,
     documents: &Documents,

@@ -1,0 +1,66 @@
+//! A loop that copies a stream and does nothing else.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::message::PublishMessage;
+use bus::{Bus, stream};
+use futures::StreamExt;
+use testkit::process::Usage;
+
+use crate::bench::runs::Run;
+
+/// How many messages may be under way, as with the gateway.
+const WINDOW: usize = 256;
+
+/// Copies every message of the input into the output, under the other root, with its headers.
+pub(super) async fn copy(bus: &Bus, total: u64) -> Result<Run> {
+    let before = Usage::of_this_process()?;
+    let began = Instant::now();
+    let jetstream = bus.jetstream();
+    let config = pull::Config {
+        ack_policy: AckPolicy::None,
+        ..pull::Config::default()
+    };
+    let consumer = jetstream
+        .create_consumer_on_stream(config, stream::ES_CHANGES)
+        .await?;
+    let messages = consumer
+        .stream()
+        .max_bytes_per_batch(12 << 20)
+        .max_messages_per_batch(10_000)
+        .messages();
+    let mut messages = messages.await?;
+    let mut left = consumer.cached_info().num_pending;
+    let mut under_way = VecDeque::new();
+    while left > 0 {
+        let message = messages.next().await.context("it ended early")??;
+        left -= 1;
+        let mut publish = PublishMessage::build().payload(message.payload.clone());
+        for (name, values) in message.headers.iter().flat_map(async_nats::HeaderMap::iter) {
+            // The id is the publisher's own, and the stream another.
+            if !name.as_ref().starts_with("Nats-") {
+                for value in values {
+                    publish = publish.header(name.clone(), value.clone());
+                }
+            }
+        }
+        let subject = format!("gw.{}", message.subject);
+        under_way.push_back(jetstream.send_publish(subject, publish).await?);
+        if under_way.len() >= WINDOW
+            && let Some(oldest) = under_way.pop_front()
+        {
+            oldest.await?;
+        }
+    }
+    for ack in under_way {
+        ack.await?;
+    }
+    Ok(Run {
+        documents: total,
+        elapsed: began.elapsed(),
+        used: Some(Usage::of_this_process()?.since(&before)),
+    })
+}
