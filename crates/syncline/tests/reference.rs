@@ -111,6 +111,7 @@ fn a_setting_that_does_not_exist_is_refused_with_its_line() {
 fn metrics() -> Vec<String> {
     let files = [
         ("crates/es-watcher/src/metrics.rs", "syncline_watcher"),
+        ("crates/pg-watcher/src/metrics.rs", "syncline_watcher"),
         ("crates/es-writer/src/metrics.rs", "syncline_writer"),
         ("crates/syncline/src/verify/metrics.rs", "syncline_verify"),
     ];
