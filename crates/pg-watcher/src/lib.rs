@@ -12,6 +12,7 @@ mod capture;
 mod config;
 mod copying;
 mod error;
+mod examine;
 mod keeper;
 mod layout;
 mod metrics;
@@ -28,6 +29,7 @@ mod stream;
 
 pub use config::{ArgsError, Columns, NoKey, PgArgs, SlotConfirm};
 pub use error::{SourceError, fault};
+pub use examine::{Finding, Grade, examine};
 pub use keeper::{Readers, Settled};
 
 pub use metrics::PgMetrics;

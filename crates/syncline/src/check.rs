@@ -7,6 +7,7 @@
 
 mod cluster;
 mod folder;
+mod postgres;
 mod privileges;
 mod report;
 mod source;
@@ -24,7 +25,10 @@ use runtime::{
 };
 use search::{ArgsError, ClientConfig, IndexPatterns, SourceArgs, TargetArgs};
 
+use pg_watcher::{PgArgs, SourceOptions};
 use report::Report;
+
+use crate::postgres_source;
 
 /// Checks connections, privileges and storage before a run; changes nothing.
 #[derive(Debug, Clone, clap::Args)]
@@ -77,11 +81,14 @@ pub(crate) struct Args {
     target_access: TargetArgs,
     #[command(flatten)]
     nats: Option<NatsArgs>,
+    #[command(flatten)]
+    postgres: PgArgs,
 }
 
 /// What the flags ask to look at.
 struct Wanted {
     source: Option<ClientConfig>,
+    postgres: Option<SourceOptions>,
     target: Option<ClientConfig>,
     nats: Option<bus::ConnectOptions>,
 }
@@ -93,6 +100,8 @@ enum UsageError {
     Source(ArgsError),
     #[error("target: {0}")]
     Target(ArgsError),
+    #[error("source: {0}")]
+    Postgres(#[from] pg_watcher::ArgsError),
     #[error(transparent)]
     Nats(#[from] config::SecretFileError),
     #[error(
@@ -124,10 +133,14 @@ pub(crate) async fn run(args: Args) -> Exit {
 
 impl Args {
     fn wanted(&self) -> Result<Wanted, UsageError> {
-        let source = self.source.as_ref();
+        let url = self.source.as_ref().and_then(postgres_source::url_of);
+        let source = self.source.as_ref().filter(|_| url.is_none());
         let target = self.target.as_ref();
         let nats = self.nats.as_ref();
         let wanted = Wanted {
+            postgres: url
+                .map(|url| postgres_source::to_examine(&self.postgres, &url, &self.indices))
+                .transpose()?,
             source: source
                 .map(|hosts| self.source_access.client_config(hosts))
                 .transpose()
@@ -143,6 +156,7 @@ impl Args {
         match wanted {
             Wanted {
                 source: None,
+                postgres: None,
                 target: None,
                 nats: None,
             } if self.checkpoint_path.is_none() => Err(UsageError::Nothing),
@@ -156,6 +170,9 @@ async fn look(report: &mut Report, args: &Args, wanted: Wanted) {
         Some(config) => source::look(report, config, &args.indices, args.source_refresh).await,
         None => None,
     };
+    if let Some(options) = &wanted.postgres {
+        postgres::look(report, options).await;
+    }
     if let Some(config) = &wanted.target {
         let plan = target::Plan {
             source: source.as_ref(),

@@ -92,6 +92,15 @@ fn source_options(
     })
 }
 
+/// What `check` looks at.
+pub(crate) fn to_examine(
+    args: &PgArgs,
+    url: &str,
+    indices: &IndexPatterns,
+) -> Result<SourceOptions, pg_watcher::ArgsError> {
+    source_options(args, url, indices, "syncline_default")
+}
+
 /// A copy from a PostgreSQL server in one process.
 pub(crate) struct Copy<'a> {
     pub(crate) postgres: &'a PgArgs,

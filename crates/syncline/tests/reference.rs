@@ -112,6 +112,7 @@ fn metrics() -> Vec<String> {
     let files = [
         ("crates/es-watcher/src/metrics.rs", "syncline_watcher"),
         ("crates/nats-gateway/src/metrics.rs", "syncline_gateway"),
+        ("crates/pg-watcher/src/metrics.rs", "syncline_watcher"),
         ("crates/es-writer/src/metrics.rs", "syncline_writer"),
         ("crates/syncline/src/verify/metrics.rs", "syncline_verify"),
         (

@@ -77,6 +77,8 @@ pub(super) async fn run(capture: &mut Capture, backoff: &mut Backoff) -> Result<
         identity,
         capture,
     };
+    // The publication first: the stream looks for it in the catalogue as it was at each change.
+    session.publish().await?;
     if follow {
         let (capture, control) = (&*session.capture, &mut session.control);
         history::settle(capture, control, &mut replication, &session.identity).await?;
@@ -551,20 +553,9 @@ impl Session<'_> {
         }
     }
 
-    /// Reads the catalogue, keeps the publication, and notices what has to be copied.
+    /// Notices what has to be copied.
     async fn look(&mut self) -> Result<(), SourceError> {
-        self.types = Types::read(&mut self.control).await?;
-        self.catalogue = Catalogue::read(&mut self.control).await?;
-        let capture = &*self.capture;
-        self.published = publication::ensure(
-            &mut self.control,
-            &self.catalogue,
-            &capture.options,
-            &capture.slot,
-            capture.observer.as_ref(),
-        )
-        .await?;
-        self.lay_out().await?;
+        self.publish().await?;
         let state = self.capture.memory.get(&self.capture.database);
         let known = state.map(|state| state.tables).unwrap_or_default();
         self.forget_others(&known)?;
@@ -591,6 +582,22 @@ impl Session<'_> {
         }
         self.has_looked = true;
         self.measure().await
+    }
+
+    /// Reads the catalogue, and has the publication hold what is captured.
+    async fn publish(&mut self) -> Result<(), SourceError> {
+        self.types = Types::read(&mut self.control).await?;
+        self.catalogue = Catalogue::read(&mut self.control).await?;
+        let capture = &*self.capture;
+        self.published = publication::ensure(
+            &mut self.control,
+            &self.catalogue,
+            &capture.options,
+            &capture.slot,
+            capture.observer.as_ref(),
+        )
+        .await?;
+        self.lay_out().await
     }
 
     /// A table that is not captured any more has a gap from now on: should it come back, it is copied.

@@ -7,6 +7,7 @@ mod support;
 mod changes;
 mod refusals;
 mod services;
+mod soak;
 mod tables;
 mod truth;
 mod types;
