@@ -68,9 +68,21 @@ impl Tool {
         package: "coreutils",
         probe: &["--version"],
     };
+    /// Runs the microVM where there is no hardware virtualisation.
+    pub const QEMU: Tool = Tool {
+        program: "qemu-system-x86_64",
+        package: "qemu-system-x86",
+        probe: &["--version"],
+    };
+    /// Everything that the microVM's guest has besides its two programs.
+    pub const BUSYBOX: Tool = Tool {
+        program: "busybox",
+        package: "busybox-static",
+        probe: &["true"],
+    };
 
     /// All of them.
-    pub const ALL: [Tool; 8] = [
+    pub const ALL: [Tool; 10] = [
         Self::JAVAC,
         Self::MAVEN,
         Self::PIP,
@@ -79,6 +91,8 @@ impl Tool {
         Self::CC,
         Self::TAR,
         Self::SHA256SUM,
+        Self::QEMU,
+        Self::BUSYBOX,
     ];
 
     /// Whether it can be run; of Java also whether it is one that the whole matrix but the newest runs on.

@@ -1,6 +1,7 @@
 //! The gateway between two streams: the deployment modes of the README with their command lines, ports and
 //! folders aside, and every process killed in the middle.
 
+mod microvm;
 mod modes;
 
 use std::net::SocketAddr;
