@@ -5,27 +5,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-fail() { echo "error: $*" >&2; exit 1; }
+source scripts/packages.sh
 
-may_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
-
-install_packages() {
-    echo "==> installing $*"
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq >/dev/null
-    apt-get install -y -qq --no-install-recommends "$@" >/dev/null
-}
-
-# Installs the packages, or fails with the sentence that names them.
-want() {
-    may_install || fail "missing: $* (as root: apt-get install $*)"
-    install_packages "$@"
-}
-
-missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -d /etc/pki/tls/certs ] || missing+=(ca-certificates)
-[ ${#missing[@]} = 0 ] || want "${missing[@]}"
+install_missing
 
 # A Rust that rustup has just installed is not on the path of this shell yet.
 [ -z "${HOME:-}" ] || PATH="$PATH:$HOME/.cargo/bin"

@@ -17,6 +17,7 @@ mod expired_server;
 mod http;
 mod jdk;
 mod keeper;
+pub mod microvm;
 mod nats;
 mod paths;
 mod postgres;

@@ -81,9 +81,21 @@ impl Tool {
         package: "coreutils",
         probe: &["--version"],
     };
+    /// Runs the microVM where there is no hardware virtualisation.
+    pub const QEMU: Tool = Tool {
+        program: "qemu-system-x86_64",
+        package: "qemu-system-x86",
+        probe: &["--version"],
+    };
+    /// Everything that the microVM's guest has besides its two programs.
+    pub const BUSYBOX: Tool = Tool {
+        program: "busybox",
+        package: "busybox-static",
+        probe: &["true"],
+    };
 
     /// All of them.
-    pub const ALL: [Tool; 10] = [
+    pub const ALL: [Tool; 12] = [
         Self::POSTGRES,
         Self::SETPRIV,
         Self::JAVAC,
@@ -94,6 +106,8 @@ impl Tool {
         Self::CC,
         Self::TAR,
         Self::SHA256SUM,
+        Self::QEMU,
+        Self::BUSYBOX,
     ];
 
     /// Whether it can be run; of Java also whether it is one that the whole matrix but the newest runs on.

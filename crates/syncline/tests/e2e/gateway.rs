@@ -4,6 +4,7 @@
 mod admin;
 mod downstream;
 mod guide;
+mod microvm;
 mod modes;
 mod rules;
 mod trouble;
