@@ -6,12 +6,13 @@ use clap::{Args, Command, FromArgMatches};
 use config::{Resolved, Resolver};
 use runtime::exit::Exit;
 
-use crate::{check, dlq, explain, program, readers, reference, sync, up, verify};
+use crate::{check, dlq, explain, program, query_key, readers, reference, sync, up, verify};
 
 /// The sections a configuration file may have: one for each command that runs for long.
 pub(crate) const SECTIONS: &[&str] = &[
     "es-watcher",
     "es-writer",
+    "query-api",
     "nats-server",
     "up",
     "sync",
@@ -76,6 +77,18 @@ const COMMANDS: &[Entry] = &[
         name: "es-writer",
         about: "Reads changes from NATS and writes them into a target cluster",
         run: |name, argv| start::<program::Service<es_writer::Args>>(name, argv, program::writer),
+    },
+    Entry {
+        name: "query-api",
+        about: "Answers searches over REST, each API key within its scope",
+        run: |name, argv| {
+            start::<program::Service<query_api::Args>>(name, argv, program::query_api)
+        },
+    },
+    Entry {
+        name: "query-key",
+        about: "Makes an API key for query-api",
+        run: |name, argv| start::<query_api::NewKeyArgs>(name, argv, query_key::run),
     },
     Entry {
         name: "nats-gateway",
@@ -153,6 +166,7 @@ pub(crate) fn with_ports(name: &str, command: Command) -> Command {
         "es-writer" => "127.0.0.1:8082",
         "up" => "127.0.0.1:8083",
         "verify" => "127.0.0.1:8084",
+        "query-api" => "127.0.0.1:8085",
         _ => return command,
     };
     command.mut_arg("admin_listen", |arg| arg.default_value(port))

@@ -8,6 +8,7 @@ mod explain;
 mod plan;
 mod program;
 mod progress;
+mod query_key;
 mod readers;
 mod reference;
 mod sync;

@@ -94,6 +94,19 @@ pub(crate) fn writer(args: Service<es_writer::Args>) -> ExitCode {
     )
 }
 
+pub(crate) fn query_api(args: Service<query_api::Args>) -> ExitCode {
+    service(
+        &args.common.log_level,
+        args.common.operation,
+        |tasks, shared| {
+            let token = tasks.token().clone();
+            tasks.spawn("query-api", async move {
+                query_api::run(args.own, &shared.metrics, &shared.health, &token).await
+            });
+        },
+    )
+}
+
 pub(crate) fn spawn_watcher(tasks: &mut Tasks, shared: Shared, args: es_watcher::Args) {
     let token = tasks.token().clone();
     tasks.spawn("es-watcher", async move {

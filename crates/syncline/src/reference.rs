@@ -47,6 +47,8 @@ fn page() -> String {
     section::<explain::Args>(&mut page, "explain");
     section::<Service<es_watcher::Args>>(&mut page, "es-watcher");
     section::<Service<es_writer::Args>>(&mut page, "es-writer");
+    section::<Service<query_api::Args>>(&mut page, "query-api");
+    section::<query_api::NewKeyArgs>(&mut page, "query-key");
     section::<NatsServerArgs>(&mut page, "nats-server");
     page
 }
