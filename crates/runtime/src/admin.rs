@@ -10,8 +10,6 @@
 //! It is reachable by whoever reaches the port, so it bounds everything: connections, the size of
 //! a body, the time for a request, the silence on a connection.
 
-mod idle;
-
 use std::{io, net::SocketAddr, time::Duration};
 
 use axum::{
@@ -27,9 +25,9 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use self::idle::BoundedListener;
 use crate::{
     health::Health,
+    listener::BoundedListener,
     metrics::{Metrics, OPEN_METRICS},
 };
 

@@ -10,6 +10,7 @@ pub mod backoff;
 pub mod exit;
 pub mod health;
 mod identity;
+pub mod listener;
 pub mod metrics;
 pub mod shutdown;
 pub mod supervise;

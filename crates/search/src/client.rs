@@ -137,7 +137,7 @@ impl Transport {
     }
 
     async fn send(&self, request: Request) -> Result<Bytes, Error> {
-        let deadline = Instant::now() + self.timeout;
+        let deadline = Instant::now() + request.timeout.unwrap_or(self.timeout);
         let body = self.encode(&request.body).await?;
         let mut outcome = Err(Error::Config("no host of the cluster is given".into()));
         for number in self.turns.order(Instant::now()) {

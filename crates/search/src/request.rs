@@ -1,6 +1,6 @@
 //! A request before it has a host.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -26,6 +26,7 @@ pub struct Request {
     pub(crate) path: String,
     pub(crate) body: Bytes,
     pub(crate) content_type: &'static str,
+    pub(crate) timeout: Option<Duration>,
     pub(crate) answer_limit: usize,
 }
 
@@ -36,6 +37,7 @@ impl Request {
             path,
             body: Bytes::new(),
             content_type: "application/json",
+            timeout: None,
             answer_limit: usize::MAX,
         }
     }
@@ -70,6 +72,12 @@ impl Request {
     pub fn ndjson(mut self, body: impl Into<Bytes>) -> Request {
         self.content_type = "application/x-ndjson";
         self.body = body.into();
+        self
+    }
+
+    /// With a limit of its own instead of the client's.
+    pub fn timeout(mut self, timeout: Option<Duration>) -> Request {
+        self.timeout = timeout;
         self
     }
 

@@ -6,8 +6,8 @@ use clap::{Args, Command, FromArgMatches};
 use config::{Resolved, Resolver};
 
 use crate::{
-    check, dlq, explain, gateway_test, metadata, postgres_source::WatcherArgs, program, readers,
-    reference, resync, sync, up, verify,
+    check, dlq, explain, gateway_test, metadata, postgres_source::WatcherArgs, program, query_key,
+    readers, reference, resync, sync, up, verify,
 };
 
 /// The sections a configuration file may have: one for each command that runs for long.
@@ -15,6 +15,7 @@ pub(crate) const SECTIONS: &[&str] = &[
     "es-watcher",
     "es-writer",
     "nats-gateway",
+    "query-api",
     "nats-server",
     "up",
     "sync",
@@ -94,6 +95,18 @@ const COMMANDS: &[Entry] = &[
         run: |name, argv| start::<program::Service<es_writer::Args>>(name, argv, program::writer),
     },
     Entry {
+        name: "query-api",
+        about: "Answers searches over REST, each API key within its scope",
+        run: |name, argv| {
+            start::<program::Service<query_api::Args>>(name, argv, program::query_api)
+        },
+    },
+    Entry {
+        name: "query-key",
+        about: "Makes an API key for query-api",
+        run: |name, argv| start::<query_api::NewKeyArgs>(name, argv, query_key::run),
+    },
+    Entry {
         name: "nats-gateway",
         about: "Filters and transforms between two streams; can run nats-server itself",
         run: |name, argv| match gateway_test::is_meant(&argv) {
@@ -170,6 +183,7 @@ pub(crate) fn with_ports(name: &str, command: Command) -> Command {
         "up" => "127.0.0.1:8083",
         "verify" => "127.0.0.1:8084",
         "metadata" => "127.0.0.1:8085",
+        "query-api" => "127.0.0.1:8086",
         _ => return command,
     };
     command.mut_arg("admin_listen", |arg| arg.default_value(port))

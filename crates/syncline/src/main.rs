@@ -11,6 +11,7 @@ mod plan;
 mod postgres_source;
 mod program;
 mod progress;
+mod query_key;
 mod readers;
 mod reference;
 mod resync;

@@ -98,6 +98,19 @@ pub(crate) fn writer(args: Service<es_writer::Args>) -> ExitCode {
     )
 }
 
+pub(crate) fn query_api(args: Service<query_api::Args>) -> ExitCode {
+    service(
+        &args.common.log_level,
+        args.common.operation,
+        |tasks, shared| {
+            let token = tasks.token().clone();
+            tasks.spawn("query-api", async move {
+                query_api::run(args.own, &shared.metrics, &shared.health, &token).await
+            });
+        },
+    )
+}
+
 pub(crate) fn gateway(args: Service<nats_gateway::Args>) -> ExitCode {
     let control = match Control::new(&args.own) {
         Ok(control) => control,

@@ -50,6 +50,8 @@ fn page() -> String {
     section::<Service<crate::postgres_source::WatcherArgs>>(&mut page, "es-watcher");
     section::<Service<nats_gateway::Args>>(&mut page, "nats-gateway");
     section::<Service<es_writer::Args>>(&mut page, "es-writer");
+    section::<Service<query_api::Args>>(&mut page, "query-api");
+    section::<query_api::NewKeyArgs>(&mut page, "query-key");
     section::<NatsServerArgs>(&mut page, "nats-server");
     page
 }

@@ -179,5 +179,6 @@ async fn the_microvm_filters_and_its_backlog_survives_a_reboot_and_a_cut_of_the_
     run([&arguments[..], &["--lag", "0"]].concat())
         .await?
         .success()?;
-    assert_equal(&stage.source.http(), &stage.target.http(), &stage.wanted).await
+    assert_equal(&stage.source.http(), &stage.target.http(), &stage.wanted).await?;
+    Ok(())
 }

@@ -20,14 +20,17 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-pub(super) struct BoundedListener {
+/// A listener with both limits.
+#[derive(Debug)]
+pub struct BoundedListener {
     listener: TcpListener,
     permits: Arc<Semaphore>,
     idle: Duration,
 }
 
 impl BoundedListener {
-    pub(super) fn new(listener: TcpListener, connections: usize, idle: Duration) -> Self {
+    /// At most so many connections, each dropped after so long a silence.
+    pub fn new(listener: TcpListener, connections: usize, idle: Duration) -> Self {
         Self {
             listener,
             permits: Arc::new(Semaphore::new(connections)),
@@ -63,7 +66,8 @@ impl Listener for BoundedListener {
 }
 
 /// A connection whose reads fail after a silence.
-pub(super) struct IdleStream {
+#[derive(Debug)]
+pub struct IdleStream {
     stream: TcpStream,
     idle: Duration,
     silence: Pin<Box<Sleep>>,

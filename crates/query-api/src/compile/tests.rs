@@ -1,0 +1,1 @@
+//! What is compiled, looked at as the JSON it is.
