@@ -111,13 +111,14 @@ async fn fill(log: &mut MemoryLog, batches: &[Batch]) {
     }
 }
 
-/// A random history of a few documents that come, change their country and state, and go.
+/// A random history of documents that come, change their country and state, and go: of few that change often, or
+/// of many that nothing later makes up for.
 fn history(seed: u64) -> Vec<Batch> {
     let mut dice = fastrand::Rng::with_seed(seed);
-    let mut position = 0;
+    let (mut position, documents) = (0, if dice.bool() { 6 } else { 60 });
     let mut batches = Vec::new();
     for _ in 0..dice.usize(1..40) {
-        let mut ids: Vec<u64> = (0..6).collect();
+        let mut ids: Vec<u64> = (0..documents).collect();
         dice.shuffle(&mut ids);
         ids.truncate(dice.usize(1..4));
         let changes = ids.into_iter().map(|id| {

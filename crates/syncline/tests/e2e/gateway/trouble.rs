@@ -349,3 +349,42 @@ async fn one_gateway_of_a_name_stands_by_and_another_may_not_share_the_output() 
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn operations_that_are_left_out_are_said_to_be_missing_at_the_target() -> Result<()> {
+    let (source, target) = nodes().await;
+    let (from, to) = (source.http(), target.http());
+    let index = index_name("operations");
+    corpus::create(&from, &index, 1, false).await?;
+    corpus::index_numbers(&from, &index, 0..100, 0).await?;
+    let line = Line::new(&source.url(), &target.url(), &index, "{}").await?;
+    let gateway = line.gateway(&["--include-operations", "index,update"])?;
+    gateway
+        .says(&[
+            "leaves out an operation",
+            "deleted stay at the target for ever",
+        ])
+        .await?;
+    ensure!(!gateway.has_said(&["stay at the target as they were first"]));
+    let (watcher, writer) = (line.pipeline.watcher()?, line.pipeline.writer()?);
+    until_equal(&from, &to, &index, PATIENCE).await?;
+    let gone = json!({ "range": { "number": { "lt": 10 } } });
+    corpus::delete_by_query(&from, &index, gone).await?;
+    corpus::index_numbers(&from, &index, 90..120, 1).await?;
+    wait_until("what is created has come", PATIENCE, async || {
+        to.count(&index).await.is_ok_and(|count| count == 120)
+    })
+    .await?;
+    // What JetStream leaves out never comes here.
+    let dropped = gateway
+        .metric("syncline_gateway_changes_by_rule_total")
+        .await?;
+    ensure!(
+        dropped == 0.0,
+        "{dropped} changes crossed the network in vain"
+    );
+    for program in [watcher, gateway, writer] {
+        program.stop().await?;
+    }
+    Ok(())
+}
