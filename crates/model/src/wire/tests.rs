@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::*;
 use crate::{
     Action, Batch, Change, Content, Document, DocumentId, Epoch, IndexName, Kind, Root, Tenant,
-    Version,
+    Tie, Version,
 };
 use proptest::{collection::vec, option, prelude::*};
 
@@ -207,6 +207,37 @@ fn a_part_without_its_beginning_is_dropped() {
     assert!(assembler.push(2, messages[0].clone()).is_none());
     assert!(assembler.push(3, messages[2].clone()).is_none());
     assert_eq!(assembler.oldest_unfinished(), None);
+}
+
+#[test]
+fn only_what_an_earlier_reader_would_not_understand_has_a_new_format() {
+    let encoder = Encoder {
+        root: Root::Changes,
+        tenant: Tenant::try_from("t").unwrap(),
+        max_body: 1000,
+        zstd_level: None,
+    };
+    let upto = Version::new(Epoch(1), 7).unwrap();
+    let clear = Batch {
+        content: Content::Clear(upto),
+        ..batch(Vec::new())
+    };
+    let messages = encoder.encode(&clear);
+    assert_eq!(messages.len(), 1);
+    assert_eq!(messages[0].envelope.format, 2);
+    assert_eq!(messages[0].subject.kind, Kind::Clear);
+    assert_eq!(
+        messages[0].subject.to_string().parse(),
+        Ok(messages[0].subject.clone())
+    );
+    assert!(matches!(decode(&messages[0]).unwrap().content, Content::Clear(v) if v == upto));
+    let delete = Change {
+        id: DocumentId::try_from("1").unwrap(),
+        routing: None,
+        version: upto,
+        action: Action::Delete,
+    };
+    assert_eq!(encoder.encode(&batch(vec![delete]))[0].envelope.format, 1);
 }
 
 #[test]

@@ -455,6 +455,8 @@ impl Session<'_> {
         match (&mut copying).await {
             Ok(Err(error @ SourceError::Rewritten(_))) if self.stream.is_some() => {
                 tracing::warn!(%error);
+                // The copies of other tables have ended with it.
+                self.has_looked = false;
                 self.look().await
             }
             Ok(ended) => ended,

@@ -112,6 +112,91 @@ async fn each_obstacle_is_one_sentence_with_its_remedy() -> Result<()> {
 }
 
 #[tokio::test]
+async fn check_names_each_obstacle_and_what_would_break_the_application() -> Result<()> {
+    let server = PostgresServer::start(PostgresOptions {
+        config: "max_slot_wal_keep_size = 100MB".to_owned(),
+        ..PostgresOptions::default()
+    })
+    .await?;
+    let name = database_name("check");
+    server
+        .psql("postgres", &format!("CREATE DATABASE {name}"))
+        .await?;
+    server
+        .psql(
+            &name,
+            &format!(
+                "{TABLE}; CREATE TABLE bare (v int); CREATE ROLE plain LOGIN; CREATE ROLE streams LOGIN REPLICATION;
+                 CREATE PUBLICATION harmful FOR TABLE t, bare; CREATE PUBLICATION partial FOR TABLE t WITH (publish = 'insert');"
+            ),
+        )
+        .await?;
+    let own = server.url(&name);
+    let as_user = |user: &str| own.replace("postgres@", &format!("{user}@"));
+    for (url, flags, code, words) in [
+        (
+            own.clone(),
+            vec![],
+            0,
+            vec![
+                "1 would be captured",
+                "public.bare is left out",
+                "may stream",
+                "100MB",
+            ],
+        ),
+        (
+            own.clone(),
+            vec!["--pg-no-key", "refuse"],
+            1,
+            vec!["public.bare is left out", "primary key"],
+        ),
+        (
+            own.clone(),
+            vec!["--pg-publication", "harmful"],
+            1,
+            vec!["public.bare has no replica identity", "application"],
+        ),
+        (
+            own.clone(),
+            vec!["--pg-publication", "partial"],
+            1,
+            vec!["ALTER PUBLICATION \"partial\""],
+        ),
+        (
+            as_user("plain"),
+            vec![],
+            1,
+            vec![
+                "ALTER ROLE \"plain\" REPLICATION",
+                "GRANT SELECT ON \"public\".\"t\"",
+            ],
+        ),
+        (
+            as_user("streams"),
+            vec![],
+            1,
+            vec!["another owner: t", "--pg-publication"],
+        ),
+        (server.url("nowhere"), vec![], 1, vec!["does not exist"]),
+    ] {
+        let mut arguments = vec!["check", "--source", &url];
+        arguments.extend(&flags);
+        let ended = run(arguments).await?;
+        ensure!(ended.code == Some(code), "{url} {flags:?}: {ended:?}");
+        for word in words {
+            ensure!(
+                ended.stdout.contains(word),
+                "{url} {flags:?}: {word:?} is not said: {ended:?}"
+            );
+        }
+    }
+    let left = "SELECT count(*) FROM pg_replication_slots";
+    ensure!(server.psql(&name, left).await?.trim() == "0");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_slot_that_was_dropped_or_lost_is_followed_by_a_copy_over_what_is_there() -> Result<()> {
     let mut server = PostgresServer::start(PostgresOptions::default()).await?;
     let node = SearchNode::shared(Product::Os2).await;

@@ -1,11 +1,16 @@
 //! es-watcher with a PostgreSQL source, nats-server and es-writer as three processes.
 
-use anyhow::Result;
-use testkit::{PostgresOptions, PostgresServer, Product, SearchNode};
+use anyhow::{Result, ensure};
+use serde_json::json;
+use testkit::{PostgresOptions, PostgresServer, Product, SearchNode, wait_until};
 
 use crate::{
     database_name,
-    support::{pipeline::Pipeline, program::PATIENCE},
+    support::{
+        equal::contents,
+        pipeline::Pipeline,
+        program::{PATIENCE, run},
+    },
     truth::Table,
 };
 
@@ -54,6 +59,113 @@ async fn changes_arrive_through_a_stream_and_survive_the_kill_of_each_process() 
         .await?;
     let writer = pipeline.writer()?;
     table.until_equal(&target.http(), PATIENCE).await?;
+    watcher.stop().await?;
+    writer.stop().await
+}
+
+#[tokio::test]
+async fn a_slot_is_let_go_only_when_the_target_has_what_it_holds() -> Result<()> {
+    let server = PostgresServer::start(PostgresOptions::default()).await?;
+    let target = SearchNode::shared(Product::Os2).await;
+    let name = database_name("gate");
+    server
+        .psql("postgres", &format!("CREATE DATABASE {name}"))
+        .await?;
+    server
+        .psql(
+            &name,
+            "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (0, 'copied')",
+        )
+        .await?;
+    let mut pipeline = Pipeline::new(&server.url(&name), &target.url(), "*").await?;
+    pipeline.of_watcher = vec!["--source".to_owned(), server.url(&name)];
+    let watcher = pipeline.watcher()?;
+    let published = async |count: f64| {
+        wait_until("the stream has it", PATIENCE, async || {
+            let changes = watcher.metric("syncline_watcher_changes_total").await;
+            changes.is_ok_and(|changes| changes >= count)
+        })
+        .await
+    };
+    published(1.0).await?;
+    let script = "INSERT INTO t SELECT n, 'streamed' FROM generate_series(1, 100) n RETURNING pg_current_wal_lsn()";
+    let lsn = server.psql(&name, script).await?;
+    let lsn = lsn.lines().next().unwrap_or_default().to_owned();
+    published(101.0).await?;
+    // The watcher has said twice how far it has read, and each time how far the slot may be let go.
+    let told = format!(
+        "SELECT coalesce(bool_or(write_lsn > '{lsn}'), false) FROM pg_stat_replication WHERE application_name = 'syncline'"
+    );
+    wait_until("the server is told", PATIENCE, async || {
+        matches!(server.psql(&name, &told).await.as_deref(), Ok("t\n"))
+    })
+    .await?;
+    let let_go = format!("SELECT confirmed_flush_lsn > '{lsn}' FROM pg_replication_slots");
+    ensure!(
+        server.psql(&name, &let_go).await? == "f\n",
+        "no reader has it"
+    );
+    let writer = pipeline.writer()?;
+    wait_until("the slot is let go", PATIENCE, async || {
+        matches!(server.psql(&name, &let_go).await.as_deref(), Ok("t\n"))
+    })
+    .await?;
+    let table = Table {
+        server: &server,
+        database: &name,
+        name: "public.t",
+        id: "t.id",
+    };
+    ensure!(table.until_equal(&target.http(), PATIENCE).await? == 101);
+    watcher.stop().await?;
+    writer.stop().await
+}
+
+#[tokio::test]
+async fn what_a_truncate_removes_takes_its_dead_letters_along() -> Result<()> {
+    let server = PostgresServer::start(PostgresOptions::default()).await?;
+    let target = SearchNode::shared(Product::Es8).await;
+    let name = database_name("letters");
+    server
+        .psql("postgres", &format!("CREATE DATABASE {name}"))
+        .await?;
+    server
+        .psql(&name, "CREATE TABLE t (id int PRIMARY KEY, v text)")
+        .await?;
+    let index = format!("{name}.public.t");
+    let mapping = json!({ "mappings": { "properties": { "v": { "type": "integer" } } } });
+    target
+        .http()
+        .put_json(&format!("/{index}"), &mapping)
+        .await?;
+    let mut pipeline = Pipeline::new(&server.url(&name), &target.url(), "*").await?;
+    pipeline.of_watcher = vec!["--source".to_owned(), server.url(&name)];
+    let (watcher, writer) = (pipeline.watcher()?, pipeline.writer()?);
+    let letters = async |count: usize| {
+        let nats = pipeline.nats.url();
+        wait_until("so many letters", PATIENCE, async || {
+            let listed = run(["dlq", "list", "--json", "--nats-url", &nats]).await;
+            listed.is_ok_and(|listed| listed.stdout.matches("\"reason\"").count() == count)
+        })
+        .await
+    };
+    server
+        .psql(
+            &name,
+            "INSERT INTO t VALUES (1, '1'), (2, 'no number'), (3, 'nor this')",
+        )
+        .await?;
+    letters(2).await?;
+    server
+        .psql(
+            &name,
+            "BEGIN; TRUNCATE t; INSERT INTO t VALUES (4, '4'), (5, 'five'); COMMIT",
+        )
+        .await?;
+    letters(1).await?;
+    let found = contents(&target.http(), &index).await?;
+    let ids: Vec<&str> = found.keys().map(|(id, _)| id.as_str()).collect();
+    ensure!(ids == ["4"], "{ids:?}");
     watcher.stop().await?;
     writer.stop().await
 }

@@ -6,7 +6,10 @@ use testkit::{PostgresOptions, PostgresServer, Product, SearchNode};
 
 use crate::{
     database_name,
-    support::{pipeline::Pipeline, program::PATIENCE},
+    support::{
+        pipeline::Pipeline,
+        program::{PATIENCE, Program},
+    },
     truth::Table,
 };
 
@@ -135,14 +138,27 @@ async fn run(seed: u64, steps: u64) -> Result<()> {
         }
         // Now and then everything is let settle, so that a run covers the live stream too.
         if dice.u32(0..15) == 0 {
-            equal(&server, &name, target)
-                .await
-                .with_context(|| format!("step {step}"))?;
+            let settled = equal(&server, &name, target).await;
+            settled.with_context(|| said(step, &watcher, &writer))?;
         }
     }
-    equal(&server, &name, target).await?;
+    let settled = equal(&server, &name, target).await;
+    settled.with_context(|| said(steps, &watcher, &writer))?;
     watcher.stop().await?;
     writer.stop().await
+}
+
+/// What both processes said last.
+fn said(step: u64, watcher: &Program, writer: &Program) -> String {
+    let last = |program: &Program| {
+        let log = program.log();
+        log[log.len().saturating_sub(12)..].join("\n")
+    };
+    format!(
+        "step {step}; watcher:\n{}\nwriter:\n{}",
+        last(watcher),
+        last(writer)
+    )
 }
 
 async fn equal(server: &PostgresServer, name: &str, target: &SearchNode) -> Result<()> {

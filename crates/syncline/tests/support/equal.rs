@@ -59,11 +59,9 @@ pub(crate) fn difference(source: &Contents, target: &Contents) -> Option<String>
     let (missing, extra): (Vec<_>, Vec<_>) = (missing.collect(), extra.collect());
     let different: Vec<_> = different
         .map(|(key, document)| {
-            let target = target.get(key).map(Value::to_string).unwrap_or_default();
-            format!(
-                "{key:?}: {:.120} became {target:.120}",
-                document.to_string()
-            )
+            let target = target.get(key).unwrap_or(&Value::Null);
+            let (source, target) = members_that_differ(document, target);
+            format!("{key:?}: {source:.120} became {target:.120}")
         })
         .collect();
     if missing.is_empty() && extra.is_empty() && different.is_empty() {
@@ -80,6 +78,23 @@ pub(crate) fn difference(source: &Contents, target: &Contents) -> Option<String>
         different.len(),
         &different[..different.len().min(5)],
     ))
+}
+
+/// Two documents as text, without the members that are the same in both.
+fn members_that_differ(source: &Value, target: &Value) -> (String, String) {
+    let (Some(one), Some(other)) = (source.as_object(), target.as_object()) else {
+        return (source.to_string(), target.to_string());
+    };
+    let only = |this: &serde_json::Map<String, Value>, that: &serde_json::Map<String, Value>| {
+        let members = this
+            .iter()
+            .filter(|(name, value)| that.get(*name) != Some(value));
+        let members: Vec<String> = members
+            .map(|(name, value)| format!("{name}: {value:.60}"))
+            .collect();
+        format!("{{{}}}", members.join(", "))
+    };
+    (only(one, other), only(other, one))
 }
 
 /// Checks that an index is the same in both clusters; returns how many documents it has.
