@@ -3,7 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod bad_input;
+mod conformance;
 mod lists;
+mod positions;
+mod properties;
 mod search;
 mod support;
 mod tenants;
