@@ -95,7 +95,11 @@ async fn a_generated_client_searches() -> Result<()> {
 fn program_of(folder: &Path, index: &str) -> Result<String> {
     let mut module = None;
     for entry in std::fs::read_dir(folder.join("client/api"))? {
-        for file in std::fs::read_dir(entry?.path())? {
+        let folder = entry?.path();
+        if !folder.is_dir() {
+            continue;
+        }
+        for file in std::fs::read_dir(folder)? {
             let path = file?.path();
             let name = path
                 .file_stem()

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod conformance;
+mod docs;
 mod lists;
 mod positions;
 mod properties;
