@@ -17,6 +17,8 @@ mod lag;
 #[cfg(feature = "bench")]
 mod memory;
 #[cfg(feature = "bench")]
+mod query;
+#[cfg(feature = "bench")]
 mod report;
 #[cfg(feature = "bench")]
 mod runs;
@@ -65,6 +67,8 @@ enum Benchmark {
     Gateway,
     /// `verify` of 1,000,000 equal documents by content and by version, beside a bare scroll over one side.
     Verify,
+    /// A search sent directly and through the query API.
+    Query,
 }
 
 /// Runs the task: an optimised build of itself.
@@ -100,6 +104,7 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
             Benchmark::SourceCost => source_cost::run(&context).await?,
             Benchmark::Gateway => gateway::run(&context).await?,
             Benchmark::Verify => verify::run(&context).await?,
+            Benchmark::Query => query::run(&context).await?,
         }
     }
     Ok(())

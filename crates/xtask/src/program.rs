@@ -88,6 +88,23 @@ impl Program {
         self.service("nats-gateway", &arguments).await
     }
 
+    /// Starts the query API over an index; returns where it answers, too.
+    #[cfg(feature = "bench")]
+    pub(crate) async fn query_api(&self, cluster: &str, index: &str) -> Result<(Service, String)> {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let address = format!("127.0.0.1:{port}");
+        let arguments = [
+            "--es-hosts",
+            cluster,
+            "--indices",
+            index,
+            "--listen",
+            &address,
+            "--anonymous",
+        ];
+        Ok((self.service("query-api", &arguments).await?, address))
+    }
+
     async fn service(&self, name: &str, arguments: &[&str]) -> Result<Service> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let address = format!("127.0.0.1:{port}");

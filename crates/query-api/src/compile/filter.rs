@@ -76,6 +76,11 @@ fn test(test: &Test, wanted: bool, schema: ScopedSchema<'_>) -> Result<Value, Pr
     if !field.operators().contains(&test.operator) {
         return Err(no_such_operator(test, field));
     }
+    if test.operator == Operator::In && test.values.is_empty() {
+        // Nothing is in an empty list, not even an absent value.
+        let all = if wanted { "match_none" } else { "match_all" };
+        return Ok(json!({ all: {} }));
+    }
     let exists = within(field, json!({ "exists": { "field": field.path } }));
     let (holds, wanted) = match test.operator {
         Operator::Is => return is(test, field, wanted, exists),

@@ -64,11 +64,6 @@ impl Guarded {
         body.insert("timeout".to_owned(), format!("{timeout_ms}ms").into());
         Value::Object(body).to_string()
     }
-
-    #[cfg(test)]
-    pub(crate) fn body(&self) -> &Map<String, Value> {
-        &self.body
-    }
 }
 
 /// The conditions a key forces on everything it asks of an index.
@@ -328,7 +323,13 @@ fn order(query: &Query, schema: ScopedSchema<'_>) -> Result<Value, Problem> {
         let field = schema.field(&sort.field, "sort")?;
         let path = exact(field, "sorted by", "sort")?;
         let first = sort.nulls_first.unwrap_or(sort.is_descending);
-        let missing = if first { "_first" } else { "_last" };
+        let is_lowest = first != sort.is_descending;
+        let missing = match (field.kind, is_lowest) {
+            // Servers cannot give or take back the lowest of all numbers as a place in nanoseconds.
+            (Kind::DateNanos, true) => json!(0),
+            _ if first => json!("_first"),
+            _ => json!("_last"),
+        };
         order.push(json!({ path: { "order": direction, "missing": missing } }));
     }
     order.push(json!({ "_seq_no": { "order": "asc" } }));
@@ -451,6 +452,3 @@ fn identity(words: Option<&Value>, filters: &[Value], order: &Value, forced: &Fo
     let text = json!([words, filters, order, forced.0]).to_string();
     xxhash_rust::xxh3::xxh3_64(text.as_bytes())
 }
-
-#[cfg(test)]
-mod tests;

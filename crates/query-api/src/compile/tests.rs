@@ -1,1 +1,0 @@
-//! What is compiled, looked at as the JSON it is.
