@@ -80,6 +80,19 @@ impl Program {
         self.service("es-writer", &arguments).await
     }
 
+    /// Starts a gateway with an embedded server on an empty store.
+    pub(crate) async fn gateway(&self) -> Result<Service> {
+        let nats = testkit::NatsServer::binary()?.display().to_string();
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let (listen, store) = (
+            format!("127.0.0.1:{port}"),
+            self.file("jetstream").display().to_string(),
+        );
+        let mut arguments = vec!["--embedded", "--nats-binary", &nats];
+        arguments.extend(["--nats-listen", &listen, "--store-dir", &store]);
+        self.service("nats-gateway", &arguments).await
+    }
+
     async fn service(&self, name: &str, arguments: &[&str]) -> Result<Service> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let address = format!("127.0.0.1:{port}");
