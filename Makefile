@@ -139,12 +139,20 @@ docker-push: ## Push them to a registry (a later release)
 	@$(call later,there are no images to push yet; they come in a later release)
 
 .PHONY: firecracker-rootfs
-firecracker-rootfs: ## Build the root file system of the microVM (a later release)
-	@$(call later,the microVM comes with nats-gateway in a later release)
+firecracker-rootfs: setup ## Build firecracker/rootfs.ext4 from what `make musl` has built (PROGRAM=FILE takes another)
+	@scripts/microvm-rootfs.sh
 
 .PHONY: firecracker-kernel
-firecracker-kernel: ## Download its kernel (a later release)
-	@$(call later,the microVM comes with nats-gateway in a later release)
+firecracker-kernel: ## Build firecracker/vmlinux: Debian's in a minute, or KERNEL=minimal in twenty
+	@scripts/microvm-kernel.sh
+
+.PHONY: microvm-run
+microvm-run: setup ## Boot the two under QEMU, with KVM where there is one (ARGS="INCLUDE_INDICES=movies")
+	@$(CARGO) xtask microvm $(ARGS)
+
+.PHONY: microvm-test
+microvm-test: setup ## Only the test that boots one, with what the guest says
+	@$(CARGO) test -p syncline --test e2e --locked microvm -- --nocapture
 
 # Not in the menu: the compiler and what it needs, before anything can be built.
 .PHONY: bootstrap

@@ -7,6 +7,7 @@ mod chaos;
 mod datasets;
 mod demo;
 mod indices;
+mod microvm;
 mod process;
 mod program;
 mod servers;
@@ -38,6 +39,8 @@ enum Task {
     Demo(demo::Args),
     /// Measures against other tools, and what this one costs.
     Bench(bench::Args),
+    /// Boots the gateway's microVM under QEMU.
+    Microvm(microvm::Args),
     /// Kills and pauses a pipeline under load, seed after seed, and wants equality.
     Chaos(chaos::Args),
 }
@@ -49,6 +52,7 @@ async fn main() -> ExitCode {
         Task::Servers(command) => servers::run(command).await,
         Task::Datasets => datasets::run(),
         Task::Chaos(args) => chaos::run(&args),
+        Task::Microvm(args) => microvm::run(&args).await,
         Task::Demo(args) => demo::run(&args).await,
         Task::Bench(args) => bench::run(&args).await,
     };

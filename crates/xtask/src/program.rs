@@ -105,6 +105,19 @@ impl Program {
         Ok((self.service("query-api", &arguments).await?, address))
     }
 
+    /// Starts a gateway with an embedded server on an empty store.
+    pub(crate) async fn embedded_gateway(&self) -> Result<Service> {
+        let nats = testkit::NatsServer::binary()?.display().to_string();
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let (listen, store) = (
+            format!("127.0.0.1:{port}"),
+            self.file("jetstream").display().to_string(),
+        );
+        let mut arguments = vec!["--embedded", "--nats-binary", &nats];
+        arguments.extend(["--nats-listen", &listen, "--store-dir", &store]);
+        self.service("nats-gateway", &arguments).await
+    }
+
     async fn service(&self, name: &str, arguments: &[&str]) -> Result<Service> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let address = format!("127.0.0.1:{port}");
