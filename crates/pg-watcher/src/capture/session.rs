@@ -526,16 +526,22 @@ impl Session<'_> {
                 let content = Content::Changes(changes);
                 self.push(layout.index.clone(), content, Position::Nothing);
             }
-            Copied::Chunk { table, part, chunk } => self.push_empty(Position::Chunk {
-                database,
-                table,
-                part,
-                chunk,
-            }),
+            Copied::Chunk { table, part, chunk } => {
+                let state = self.capture.memory.get(&database);
+                let state = state.and_then(|state| state.tables.get(&table).cloned());
+                self.push_empty(Position::Chunk {
+                    database,
+                    table,
+                    part,
+                    chunk,
+                    since: state.map_or(Lsn::default(), |state| state.since),
+                });
+            }
             Copied::Table(layout) => {
                 let state = self.capture.memory.get(&database);
                 let state = state.and_then(|state| state.tables.get(&layout.oid).cloned());
                 // What the target has from before the copy is of rows that are gone.
+                let since = state.as_ref().map_or(Lsn::default(), |state| state.since);
                 let upto = state.filter(|state| state.clears).and_then(|state| {
                     Version::new(state.epoch, state.since.0.checked_sub(1)?).ok()
                 });
@@ -550,6 +556,7 @@ impl Session<'_> {
                 self.push_empty(Position::Copied {
                     database,
                     table: layout.oid,
+                    since,
                 });
             }
         }
