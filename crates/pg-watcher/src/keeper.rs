@@ -230,8 +230,10 @@ impl Stores {
                             table,
                             part,
                             chunk,
+                            since,
                         } if of == database => {
                             let table = state.tables.get_mut(table);
+                            let table = table.filter(|table| table.since == *since);
                             let Some(part) = table.and_then(|table| table.parts.get_mut(part))
                             else {
                                 continue;
@@ -249,8 +251,10 @@ impl Stores {
                         Position::Copied {
                             database: of,
                             table,
+                            since,
                         } if of == database => {
-                            if let Some(table) = state.tables.get_mut(table) {
+                            let table = state.tables.get_mut(table);
+                            if let Some(table) = table.filter(|table| table.since == *since) {
                                 table.is_copied = true;
                                 table.clears = false;
                             }
@@ -271,5 +275,67 @@ impl Stores {
             .positions
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Owner,
+        state::{DatabaseState, PartState, TableState},
+    };
+
+    #[test]
+    fn what_an_earlier_copy_has_brought_says_nothing_of_a_later_one() {
+        let owner = Owner {
+            tenant: "t".to_owned(),
+            stream: None,
+        };
+        let memory = Memory::in_process(owner.clone());
+        let table = TableState {
+            since: Lsn(20),
+            clears: true,
+            parts: [(2, PartState::default())].into(),
+            ..TableState::default()
+        };
+        let state = DatabaseState {
+            owner,
+            system: "1".to_owned(),
+            timeline: 1,
+            slot: "s".to_owned(),
+            confirmed: Lsn(5),
+            tables: [(1, table)].into(),
+        };
+        memory.put("d", state).unwrap();
+        let database: Arc<str> = "d".into();
+        let stores = Stores {
+            memory: memory.clone(),
+            flushed: [(Arc::clone(&database), watch::channel(Lsn(0)).0)].into(),
+            settled: Settled::AtOnce,
+            waiting: Arc::default(),
+            observer: Arc::new(()),
+        };
+        let of_copy = |since| {
+            let (database, since) = (Arc::clone(&database), Lsn(since));
+            let chunk = Position::Chunk {
+                database: Arc::clone(&database),
+                table: 1,
+                part: 2,
+                chunk: None,
+                since,
+            };
+            let copied = Position::Copied {
+                database,
+                table: 1,
+                since,
+            };
+            [chunk, copied]
+        };
+        let state = || memory.get("d").unwrap().tables[&1].clone();
+        stores.remember(&of_copy(10)).unwrap();
+        assert!(!state().is_copied && !state().parts[&2].is_copied && state().clears);
+        stores.remember(&of_copy(20)).unwrap();
+        assert!(state().is_copied && state().parts[&2].is_copied && !state().clears);
     }
 }

@@ -78,6 +78,8 @@ pub enum Position {
         part: u32,
         /// The chunk; the whole part without.
         chunk: Option<u32>,
+        /// The snapshot that the copy began with: a later copy has nothing of it.
+        since: Lsn,
     },
     /// A table is copied.
     Copied {
@@ -85,6 +87,8 @@ pub enum Position {
         database: Arc<str>,
         /// The table's OID.
         table: u32,
+        /// The snapshot that the copy began with.
+        since: Lsn,
     },
 }
 

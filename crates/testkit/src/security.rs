@@ -36,6 +36,11 @@ impl Security {
         self.folder.join("ca.pem")
     }
 
+    /// The server's certificate, for `127.0.0.1` and `localhost`.
+    pub fn node(&self) -> Pair {
+        self.pair("node")
+    }
+
     /// A client certificate that logs in as the user `client`, who may do everything with indices.
     pub fn client(&self) -> Pair {
         self.pair("client")
@@ -62,7 +67,7 @@ impl Security {
     }
 
     /// Makes authority, server and client certificates in a folder.
-    pub(crate) fn create(folder: &Path) -> Result<Security> {
+    pub fn create(folder: &Path) -> Result<Security> {
         let authority_key = KeyPair::generate()?;
         let mut authority = params("syncline test authority", Validity::Current);
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

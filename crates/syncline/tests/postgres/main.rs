@@ -5,6 +5,7 @@
 mod support;
 
 mod changes;
+mod encryption;
 mod refusals;
 mod services;
 mod soak;
