@@ -30,6 +30,8 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// How long a server may take until JetStream answers: it reads its streams' indices first.
 const START_WITHIN: Duration = Duration::from_secs(60);
+/// How often it is asked meanwhile: whoever embeds it waits for it.
+const ASK_EVERY: Duration = Duration::from_millis(3);
 
 /// How to run it.
 #[derive(Debug, Clone)]
@@ -317,7 +319,7 @@ impl Server {
         };
         let deadline = Instant::now() + START_WITHIN;
         while !answers(options.listen).await {
-            let ended = timeout(Duration::from_millis(20), self.child.wait()).await;
+            let ended = timeout(ASK_EVERY, self.child.wait()).await;
             if let Ok(status) = ended {
                 // The log's last line comes through the pipe after the end of the process.
                 tokio::task::yield_now().await;

@@ -265,12 +265,12 @@ mod tests {
                 prop_assert!(was.upto <= cut);
                 prop_assert_eq!(&was.fences, &back.fences);
                 // Nothing much newer would have done.
-                let newer = history.iter().filter(|(_, was)| was.upto <= cut && was.upto > 0).next_back();
+                let newer = history.iter().rfind(|(_, was)| was.upto <= cut && was.upto > 0);
                 prop_assert!(newer.is_none_or(|(newer, _)| newer.saturating_sub(*at) < APART_MS));
             } else {
                 prop_assert_eq!(back.floor, 0);
                 // Only what is older than steps are kept is forgotten.
-                let lost = history.iter().filter(|(_, was)| was.upto <= cut && was.upto > 0).next_back();
+                let lost = history.iter().rfind(|(_, was)| was.upto <= cut && was.upto > 0);
                 prop_assert!(lost.is_none_or(|(at, _)| now - at > KEPT_MS - APART_MS || history.iter().all(|(other, was)| was.upto > cut || other <= at)));
             }
         }

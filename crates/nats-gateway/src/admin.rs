@@ -44,24 +44,33 @@ pub fn routes(control: Control) -> Router {
 }
 
 /// An answer that says what is wrong.
-fn problem(status: StatusCode, errors: &[String]) -> Response {
-    (status, Json(json!({ "errors": errors }))).into_response()
+#[derive(Debug)]
+struct Problem(StatusCode, Vec<String>);
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        (self.0, Json(json!({ "errors": self.1 }))).into_response()
+    }
 }
 
-async fn guard(State(control): State<Control>, request: Request, next: Next) -> Response {
+async fn guard(
+    State(control): State<Control>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
     let Some(token) = control.token() else {
         let reason =
             "this route is off: start the gateway with --admin-token or --admin-token-file";
-        return problem(StatusCode::NOT_FOUND, &[reason.to_owned()]);
+        return Err(Problem(StatusCode::NOT_FOUND, vec![reason.to_owned()]));
     };
     let given = request.headers().get(AUTHORIZATION);
     let given = given.and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
     match given.is_some_and(|given| is_same(given, token.expose().as_bytes())) {
-        true => next.run(request).await,
+        true => Ok(next.run(request).await),
         false => {
             let reason =
                 "this needs the header `Authorization: Bearer TOKEN` with the gateway's token";
-            problem(StatusCode::UNAUTHORIZED, &[reason.to_owned()])
+            Err(Problem(StatusCode::UNAUTHORIZED, vec![reason.to_owned()]))
         }
     }
 }
@@ -115,26 +124,24 @@ async fn filters(State(control): State<Control>) -> Json<Value> {
     Json(shown(&control.rules().borrow()))
 }
 
-fn refused(error: &RulesError) -> Response {
+fn refused(error: &RulesError) -> Problem {
     let errors: Vec<String> = match error {
         RulesError::Invalid(issues) => issues.iter().map(ToString::to_string).collect(),
         error => vec![error.to_string()],
     };
-    problem(StatusCode::UNPROCESSABLE_ENTITY, &errors)
+    Problem(StatusCode::UNPROCESSABLE_ENTITY, errors)
 }
 
-async fn replace(State(control): State<Control>, text: String) -> Response {
-    match control.replace(&text) {
-        Ok(rules) => Json(shown(&rules)).into_response(),
-        Err(error) => refused(&error),
-    }
+async fn replace(State(control): State<Control>, text: String) -> Result<Json<Value>, Problem> {
+    let rules = control.replace(&text).map_err(|error| refused(&error))?;
+    Ok(Json(shown(&rules)))
 }
 
-async fn validate(State(control): State<Control>, text: String) -> Response {
-    match control.validate(&text) {
-        Ok(rules) => Json(json!({ "hash": rules.hash(), "names": rules.names() })).into_response(),
-        Err(error) => refused(&error),
-    }
+async fn validate(State(control): State<Control>, text: String) -> Result<Json<Value>, Problem> {
+    let rules = control.validate(&text).map_err(|error| refused(&error))?;
+    Ok(Json(
+        json!({ "hash": rules.hash(), "names": rules.names() }),
+    ))
 }
 
 async fn pause(State(control): State<Control>) -> Json<Value> {

@@ -5,16 +5,15 @@ use axum::{
     Json,
     extract::{Path, Query, State},
     http::StatusCode,
-    response::{IntoResponse, Response},
 };
 use bus::{
     Letter, Letters,
     dead_letters::{Address, Contents},
 };
 use serde::Deserialize;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 
-use super::problem;
+use super::Problem;
 use crate::Control;
 
 /// How many letters an answer has unless it is said.
@@ -35,18 +34,19 @@ pub(crate) struct Which {
     limit: Option<usize>,
 }
 
-#[allow(clippy::result_large_err, reason = "an answer, made once a request")]
-fn letters(control: &Control) -> Result<&Letters, Response> {
+fn letters(control: &Control) -> Result<&Letters, Problem> {
     control.letters().ok_or_else(|| {
-        problem(
-            StatusCode::SERVICE_UNAVAILABLE,
-            &["not connected to NATS yet".to_owned()],
-        )
+        let reason = "not connected to NATS yet".to_owned();
+        Problem(StatusCode::SERVICE_UNAVAILABLE, vec![reason])
     })
 }
 
-fn failed(error: &bus::Error) -> Response {
-    problem(StatusCode::BAD_GATEWAY, &[error.to_string()])
+fn failed(error: &bus::Error) -> Problem {
+    Problem(StatusCode::BAD_GATEWAY, vec![error.to_string()])
+}
+
+fn missing(reason: String) -> Problem {
+    Problem(StatusCode::NOT_FOUND, vec![reason])
 }
 
 fn shown(letter: &Letter) -> Value {
@@ -68,103 +68,77 @@ fn shown(letter: &Letter) -> Value {
     })
 }
 
-pub(crate) async fn list(State(control): State<Control>, Query(which): Query<Which>) -> Response {
-    let found = async {
-        let letters = letters(&control)?;
-        let filter = Address::filter(which.stream.as_deref(), which.reader.as_deref());
-        let mut pages = letters
-            .list(&filter)
-            .await
-            .map_err(|error| failed(&error))?;
-        let (limit, after) = (
-            which.limit.unwrap_or(PAGE).min(MOST),
-            which.after.unwrap_or(0),
-        );
-        let mut shown_letters = Vec::new();
-        loop {
-            let page = pages.next().await.map_err(|error| failed(&error))?;
-            if page.is_empty() {
-                break;
-            }
-            let page = page.iter().filter(|letter| letter.at > after);
-            shown_letters.extend(page.map(shown).take(limit - shown_letters.len()));
-            if shown_letters.len() >= limit {
-                break;
-            }
+pub(crate) async fn list(
+    State(control): State<Control>,
+    Query(which): Query<Which>,
+) -> Result<Json<Value>, Problem> {
+    let filter = Address::filter(which.stream.as_deref(), which.reader.as_deref());
+    let pages = letters(&control)?.list(&filter).await;
+    let mut pages = pages.map_err(|error| failed(&error))?;
+    let limit = which.limit.unwrap_or(PAGE).min(MOST);
+    let after = which.after.unwrap_or(0);
+    let mut found = Vec::new();
+    loop {
+        let page = pages.next().await.map_err(|error| failed(&error))?;
+        if page.is_empty() || found.len() >= limit {
+            return Ok(Json(json!({ "letters": found })));
         }
-        Ok(Json(json!({ "letters": shown_letters })).into_response())
-    };
-    found.await.unwrap_or_else(|response: Response| response)
-}
-
-async fn find(control: &Control, number: u64) -> Result<(&Letters, Letter), Response> {
-    let letters = letters(control)?;
-    match letters.at(number).await.map_err(|error| failed(&error))? {
-        Some(letter) => Ok((letters, letter)),
-        None => Err(problem(
-            StatusCode::NOT_FOUND,
-            &[format!("there is no letter {number}")],
-        )),
+        let page = page.iter().filter(|letter| letter.at > after);
+        found.extend(page.map(shown).take(limit - found.len()));
     }
 }
 
-pub(crate) async fn show(State(control): State<Control>, Path(number): Path<u64>) -> Response {
-    let found = async {
-        let (letters, letter) = find(&control, number).await?;
-        let contents = letters
-            .read(&letter)
-            .await
-            .map_err(|error| failed(&error))?;
-        let mut answer = shown(&letter);
-        match contents {
-            Some(Contents::Change(change)) => {
-                answer["operation"] = change.operation().as_str().into();
-                let document = change.document().map(|document| {
-                    let text = String::from_utf8_lossy(document.as_bytes()).into_owned();
-                    match RawValue::from_string(text.clone()) {
-                        // Parsed, so that it stands in the answer as what it is.
-                        Ok(raw) => serde_json::from_str(raw.get()).unwrap_or(Value::String(text)),
-                        Err(_) => Value::String(text),
-                    }
-                });
-                answer["document"] = document.unwrap_or(Value::Null);
-            }
-            Some(Contents::Unreadable(body)) => {
-                answer["body"] = String::from_utf8_lossy(&body).into();
-            }
-            None => {}
-        }
-        Ok(Json(answer).into_response())
-    };
-    found.await.unwrap_or_else(|response: Response| response)
+async fn find(control: &Control, number: u64) -> Result<(&Letters, Letter), Problem> {
+    let letters = letters(control)?;
+    let letter = letters.at(number).await.map_err(|error| failed(&error))?;
+    let letter = letter.ok_or_else(|| missing(format!("there is no letter {number}")))?;
+    Ok((letters, letter))
 }
 
-pub(crate) async fn replay(State(control): State<Control>, Path(number): Path<u64>) -> Response {
-    let sent = async {
-        let (letters, letter) = find(&control, number).await?;
-        match letters.replay(&letter, None).await {
-            Ok(Some(sequence)) => {
-                let answer = json!({ "stream": letter.stream, "sequence": sequence });
-                Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
-            }
-            Ok(None) => Err(problem(
-                StatusCode::NOT_FOUND,
-                &[format!("letter {number} is gone")],
-            )),
-            Err(error) => Err(failed(&error)),
+pub(crate) async fn show(
+    State(control): State<Control>,
+    Path(number): Path<u64>,
+) -> Result<Json<Value>, Problem> {
+    let (letters, letter) = find(&control, number).await?;
+    let contents = letters.read(&letter).await;
+    let mut answer = shown(&letter);
+    match contents.map_err(|error| failed(&error))? {
+        Some(Contents::Change(change)) => {
+            answer["operation"] = change.operation().as_str().into();
+            answer["document"] = change.document().map_or(Value::Null, |document| {
+                // What is no JSON may be why it is here.
+                serde_json::from_slice(document.as_bytes())
+                    .unwrap_or_else(|_| String::from_utf8_lossy(document.as_bytes()).into())
+            });
         }
-    };
-    sent.await.unwrap_or_else(|response: Response| response)
+        Some(Contents::Unreadable(body)) => {
+            answer["body"] = String::from_utf8_lossy(&body).into();
+        }
+        None => {}
+    }
+    Ok(Json(answer))
 }
 
-pub(crate) async fn remove(State(control): State<Control>, Path(number): Path<u64>) -> Response {
-    let removed = async {
-        let (letters, letter) = find(&control, number).await?;
-        letters
-            .remove(&letter)
-            .await
-            .map_err(|error| failed(&error))?;
-        Ok(StatusCode::NO_CONTENT.into_response())
-    };
-    removed.await.unwrap_or_else(|response: Response| response)
+pub(crate) async fn replay(
+    State(control): State<Control>,
+    Path(number): Path<u64>,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let (letters, letter) = find(&control, number).await?;
+    let sent = letters.replay(&letter, None).await;
+    let sent = sent.map_err(|error| failed(&error))?;
+    let sequence = sent.ok_or_else(|| missing(format!("letter {number} is gone")))?;
+    let answer = json!({ "stream": letter.stream, "sequence": sequence });
+    Ok((StatusCode::ACCEPTED, Json(answer)))
+}
+
+pub(crate) async fn remove(
+    State(control): State<Control>,
+    Path(number): Path<u64>,
+) -> Result<StatusCode, Problem> {
+    let (letters, letter) = find(&control, number).await?;
+    letters
+        .remove(&letter)
+        .await
+        .map_err(|error| failed(&error))?;
+    Ok(StatusCode::NO_CONTENT)
 }

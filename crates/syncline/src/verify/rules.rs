@@ -34,10 +34,7 @@ impl Rules {
     }
 
     /// The indices of the target that have documents of an index, each with what is seen of them.
-    pub(super) fn places(
-        &self,
-        index: &IndexName,
-    ) -> Result<Vec<(IndexName, Arc<dyn Lens>)>, RuleError> {
+    pub(super) fn places(&self, index: &IndexName) -> Result<Vec<Seen>, RuleError> {
         let rules = &self.in_force.rules;
         let at = |operation| At {
             tenant: self.tenant.clone(),
@@ -60,6 +57,9 @@ impl Rules {
             .collect())
     }
 }
+
+/// An index of the target, and what is seen through the rules of the source's documents there.
+pub(super) type Seen = (IndexName, Arc<dyn Lens>);
 
 /// What is seen of an index in one place.
 #[derive(Debug)]

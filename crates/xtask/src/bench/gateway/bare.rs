@@ -41,7 +41,8 @@ pub(super) async fn copy(bus: &Bus, total: u64) -> Result<Run> {
         let mut publish = PublishMessage::build().payload(message.payload.clone());
         for (name, values) in message.headers.iter().flat_map(async_nats::HeaderMap::iter) {
             // The id is the publisher's own, and the stream another.
-            if !name.as_ref().starts_with("Nats-") {
+            let text: &str = name.as_ref();
+            if !text.starts_with("Nats-") {
                 for value in values {
                     publish = publish.header(name.clone(), value.clone());
                 }
