@@ -14,6 +14,7 @@ mod letters;
 mod lineage;
 mod lost_end;
 mod lost_tails;
+mod query;
 mod refusals;
 mod restart;
 mod services;
