@@ -15,6 +15,9 @@ use crate::{
 /// The cluster stops by itself a little before we stop waiting.
 const GRACE: Duration = Duration::from_millis(500);
 
+/// The part of the time for a search that it may wait until it is sent.
+const QUEUE_SHARE: u32 = 5;
+
 /// Sends searches, so many at once.
 #[derive(Debug)]
 pub(crate) struct Backend {
@@ -123,8 +126,11 @@ impl Backend {
     }
 
     async fn send(&self, request: Request) -> Result<Bytes, Failure> {
-        // Nobody waits in a line here: who comes too much is told so, and the cluster is spared.
-        let _permit = self.permits.try_acquire().map_err(|_| Failure::Full)?;
+        // A burst waits for a moment; who comes too much is told so, and the cluster is spared.
+        let permit = tokio::time::timeout(self.timeout / QUEUE_SHARE, self.permits.acquire());
+        let Ok(Ok(_permit)) = permit.await else {
+            return Err(Failure::Full);
+        };
         let request = request
             .timeout(Some(self.timeout + GRACE))
             .answer_limit(self.max_answer);

@@ -169,17 +169,20 @@ impl Drop for InFlight {
     }
 }
 
-/// The key a request shows.
+/// The key a request shows. One that is shown in a way that is not known here, or beside another one, is
+/// no key: nothing that was meant to count is overlooked.
 fn shown_key(headers: &HeaderMap) -> Option<&str> {
-    let bearer = headers
-        .get("authorization")
-        .and_then(|value| value.to_str().ok());
-    let bearer = bearer.and_then(|value| value.split_once(' '));
-    let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     let plain = headers
         .get("x-api-key")
-        .and_then(|value| value.to_str().ok());
-    bearer.map(|(_, key)| key.trim()).or(plain)
+        .map(|value| value.to_str().unwrap_or_default());
+    let Some(authorization) = headers.get("authorization") else {
+        return plain;
+    };
+    let (scheme, bearer) = authorization.to_str().ok()?.split_once(' ')?;
+    let bearer = bearer.trim();
+    let is_good =
+        scheme.eq_ignore_ascii_case("bearer") && plain.is_none_or(|plain| plain == bearer);
+    is_good.then_some(bearer)
 }
 
 impl Api {

@@ -122,10 +122,7 @@ pub(crate) fn sort(parameter: &str, text: &str) -> Result<Sort, Problem> {
     let mut field = text;
     let mut is_descending = None;
     let mut nulls_first = None;
-    loop {
-        let Some((rest, word)) = field.rsplit_once('.') else {
-            break;
-        };
+    while let Some((rest, word)) = field.rsplit_once('.') {
         match word {
             "nullsfirst" if nulls_first.is_none() && is_descending.is_none() => {
                 nulls_first = Some(true);

@@ -218,6 +218,17 @@ async fn a_revoked_key_is_refused_without_a_restart_and_a_broken_file_changes_no
         None,
         "the hash",
     );
+    for other in ["Bearer slq_wrong", "Basic eDp5", "Bearer", ""] {
+        let headers = [("x-api-key", web.as_str()), ("authorization", other)];
+        let reply = api.request(Method::GET, &path, &headers, None).await?;
+        is_problem(
+            &reply,
+            401,
+            "unauthorized",
+            None,
+            "a good key beside another",
+        );
+    }
     api.ok(&web, &path).await?;
     let mut refused = None;
     for _ in 0..50 {

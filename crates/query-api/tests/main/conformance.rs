@@ -122,7 +122,7 @@ fn program_of(folder: &Path, index: &str) -> Result<String> {
          url, key, index = sys.argv[1:]\n\
          client = AuthenticatedClient(base_url=url, token=key)\n\
          search = importlib.import_module('{module}')\n\
-         answer = search.sync(client=client, year='in.(1977,1979)', sort='title', count='exact')\n\
+         answer = search.sync(client=client, year='in.(1977,1979)', sort='title')\n\
          titles = ','.join(hit.document['title'] if 'title' in hit.document.additional_properties else hit.document.title for hit in answer.hits)\n\
          print(titles, answer.found.count)\n"
     ))

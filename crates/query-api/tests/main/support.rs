@@ -69,6 +69,10 @@ impl Api {
             &path,
         ];
         all.extend(["--schema-interval", "100ms"]);
+        if !flags.contains(&"--search-timeout") {
+            // Six servers share the cores of a test machine.
+            all.extend(["--search-timeout", "60s"]);
+        }
         all.extend(flags);
         let (health, metrics) = (Health::default(), Metrics::new());
         let stop = CancellationToken::new();

@@ -18,6 +18,7 @@ mod letters;
 mod lineage;
 mod lost_end;
 mod lost_tails;
+mod query;
 mod refusals;
 mod restart;
 mod resync;

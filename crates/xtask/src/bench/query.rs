@@ -200,11 +200,8 @@ async fn go(way: &mut Way, rate: Option<u32>, time: Duration) -> Result<()> {
     let due =
         |number: u32| rate.map_or(began, |rate| began + Duration::from_secs(1) * number / rate);
     let asked = way as &Way;
-    let mut results = stream::iter(0..)
-        .take_while(|number| {
-            let goes_on = due(*number).max(Instant::now()) < began + time;
-            async move { goes_on }
-        })
+    let goes_on = |number: &u32| due(*number).max(Instant::now()) < began + time;
+    let mut results = stream::iter((0..).take_while(goes_on))
         .map(|number| {
             let client = &client;
             async move {
