@@ -38,9 +38,9 @@ impl Catalogue {
         let schemas = exposed.into_iter().map(|found| {
             let schema = Schema::of(&found.name, &found.index, &found.uuid, &found.mappings);
             // What has not changed is not held twice while requests still use it.
-            let known = before
-                .get(&found.name)
-                .filter(|known| known.fingerprint == schema.fingerprint);
+            let known = before.get(&found.name).filter(|known| {
+                (known.fingerprint, known.epoch) == (schema.fingerprint, schema.epoch)
+            });
             (
                 found.name,
                 known.cloned().unwrap_or_else(|| Arc::new(schema)),
