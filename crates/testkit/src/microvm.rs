@@ -256,7 +256,7 @@ impl MicroVm {
     }
 
     /// Presses Ctrl+Alt+Del, as Firecracker's `SendCtrlAltDel` does, and waits for the end; returns the console.
-    pub async fn stop(mut self) -> Result<String> {
+    pub async fn stop(self) -> Result<String> {
         press_ctrl_alt_del(&self.kept.home.folder.join("monitor"))?;
         let deadline = Instant::now() + STOP_WITHIN;
         while self.kept.is_alive() {
