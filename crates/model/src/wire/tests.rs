@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::*;
 use crate::{
     Action, Batch, Change, Content, Document, DocumentId, Epoch, IndexName, Kind, Root, Tenant,
-    Tie, Version,
+    Version,
 };
 use proptest::{collection::vec, option, prelude::*};
 
@@ -235,6 +235,7 @@ fn only_what_an_earlier_reader_would_not_understand_has_a_new_format() {
         id: DocumentId::try_from("1").unwrap(),
         routing: None,
         version: upto,
+        over: false,
         action: Action::Delete,
     };
     assert_eq!(encoder.encode(&batch(vec![delete]))[0].envelope.format, 1);
