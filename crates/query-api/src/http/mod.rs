@@ -78,7 +78,9 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
 
 async fn not_allowed(request: Request) -> Problem {
     let path = request.uri().path();
-    let allow = if path.ends_with("/search") || path.ends_with("/count") {
+    let allow = if path == "/v1/multi-search" {
+        "POST"
+    } else if path.ends_with("/search") || path.ends_with("/count") {
         "GET, HEAD, POST"
     } else {
         "GET, HEAD"

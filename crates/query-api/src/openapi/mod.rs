@@ -441,7 +441,7 @@ fn multi_search(limits: &Limits) -> Value {
         "required": ["searches"],
         "properties": { "searches": {
             "type": "array", "maxItems": limits.searches,
-            "items": { "type": "object", "required": ["index"], "properties": { "index": { "type": "string" } } },
+            "items": { "type": "object", "description": "The body of a search, with `index`; one that makes no sense has a problem as its result" },
         }},
     });
     let answer = json!({
