@@ -9,6 +9,11 @@
 //! A write that got no answer may still be stored later. So a record is never taken for ours because
 //! it looks like ours: it only tells the revision for the next compare-and-set, and time counts from
 //! the start of a write whose success was told.
+//!
+//! A revision below one that was known is that of a replica that lags, or of a server that has lost what it
+//! had not synced when its power failed. A compare-and-set tells them apart: only the server that decides
+//! carries it out. For the rest of a lease that was lost with its record, two may hold it; what they
+//! write is told apart by token and version.
 
 use std::time::{Duration, Instant};
 
@@ -182,12 +187,12 @@ impl Machine {
             return self.take(seen.revision, now);
         }
         match watched {
-            // An answer from a replica that lags shows an older revision; it proves nothing.
-            Some((revision, since)) if seen.revision <= revision => {
-                if seen.revision == revision && now.duration_since(since) >= record.lease {
+            Some((revision, since)) if seen.revision == revision => {
+                if now.duration_since(since) >= record.lease {
                     return self.take(revision, now);
                 }
             }
+            // A lower one, too, is watched from now on: if only a replica lags, taking it fails.
             _ => {
                 self.state = State::Standing {
                     watched: Some((seen.revision, now)),
@@ -202,6 +207,15 @@ impl Machine {
         Command::Write {
             revision,
             take: true,
+        }
+    }
+
+    /// Whether what was seen is ours to renew: our own record, or none where there was ours and nobody has
+    /// removed it, which would be a later revision.
+    fn may_renew(&self, seen: &Seen, revision: u64) -> bool {
+        match &seen.record {
+            Some(record) => record.holder == self.me,
+            None => seen.revision < revision,
         }
     }
 
@@ -235,20 +249,22 @@ impl Machine {
                 Command::Read
             }
             Event::Unclear => Command::Wait(self.look_after()),
-            Event::Seen(seen) if seen.revision < revision => Command::Wait(self.look_after()),
-            Event::Seen(Seen {
-                revision,
-                record: Some(record),
-            }) if record.holder == self.me => {
+            Event::Seen(seen) if self.may_renew(seen, revision) => {
                 self.state = State::Held {
-                    revision: *revision,
+                    revision: seen.revision,
                     renewed,
                     writing: Some(now),
                 };
                 Command::Write {
-                    revision: *revision,
+                    revision: seen.revision,
                     take: false,
                 }
+            }
+            // Somebody else's from before ours. It is not old any more when our time is over.
+            Event::Seen(seen)
+                if seen.revision < revision && now.duration_since(renewed) < self.lease =>
+            {
+                Command::Wait(self.look_after())
             }
             Event::Seen(_) => {
                 self.state = State::Lost;

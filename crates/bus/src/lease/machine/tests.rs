@@ -42,6 +42,10 @@ struct World {
     now: Instant,
     revision: u64,
     record: Option<Stored>,
+    /// The record at each revision before.
+    history: Vec<Option<Stored>>,
+    /// Whether it has lost any: a revision may be given again then, and a floor go back.
+    has_lost: bool,
     processes: Vec<Process>,
 }
 
@@ -52,6 +56,8 @@ enum Happening {
     RequestArrives(usize),
     RequestIsGivenUp(usize),
     LateRequestArrives(usize),
+    /// The store loses so many of its last records.
+    EndIsLost(usize),
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -85,6 +91,8 @@ impl World {
             now,
             revision: 0,
             record: None,
+            history: Vec::new(),
+            has_lost: false,
             processes,
         }
     }
@@ -112,6 +120,14 @@ impl World {
                     self.serve(at, request);
                 }
             }
+            Happening::EndIsLost(records) => {
+                let kept = self.history.len().saturating_sub(records);
+                if let Some(record) = self.history.drain(kept..).next() {
+                    self.has_lost = true;
+                    self.revision = kept as u64;
+                    self.record = record;
+                }
+            }
         }
     }
 
@@ -131,12 +147,12 @@ impl World {
             }
             Request::Write { revision, .. } if revision != self.revision => Event::Unclear,
             Request::Write { record, .. } => {
-                if let Some(old) = &self.record {
+                if let Some(old) = self.record.as_ref().filter(|_| !self.has_lost) {
                     assert!(record.floor >= old.floor, "the floor went back");
                     assert!(record.token > old.token || record.holder == old.holder);
                 }
                 self.revision += 1;
-                self.record = Some(record);
+                self.history.push(self.record.replace(record));
                 Event::Stored {
                     revision: self.revision,
                 }
@@ -199,6 +215,30 @@ proptest! {
             world.happen(happening);
             prop_assert!(world.holders() <= 1, "{world:#?}");
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// A server that loses its power loses what it had not synced, leases too.
+    #[test]
+    fn whatever_the_store_has_lost_somebody_holds_the_lease_in_the_end(
+        happenings in proptest::collection::vec(
+            prop_oneof![20 => happening(), 1 => (1usize..9).prop_map(Happening::EndIsLost)], 0..400),
+    ) {
+        let mut world = World::new();
+        for happening in happenings {
+            world.happen(happening);
+        }
+        for _ in 0..400 {
+            for at in 0..2 {
+                world.happen(Happening::ProcessRuns(at));
+                world.happen(Happening::RequestArrives(at));
+            }
+            world.happen(Happening::TimePasses(10));
+        }
+        prop_assert_eq!(world.holders(), 1, "{:#?}", world);
     }
 }
 
