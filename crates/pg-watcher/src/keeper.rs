@@ -3,7 +3,7 @@
 //! The server forgets what a slot is confirmed for, and nothing brings it back. A stream on one server can
 //! lose its end with the power although it has acknowledged it. So a position counts only when every reader
 //! of the stream has settled what was published before it, unless the stream is replicated or syncs each
-//! message ([ADR 0031](../../docs/adr/0031-when-a-slot-is-let-go.md)).
+//! message ([ADR 0022](../../docs/adr/0022-when-a-slot-is-let-go.md)).
 
 use std::{
     collections::{HashMap, VecDeque},
