@@ -23,6 +23,29 @@ pub struct NatsArgs {
     pub access: NatsAccess,
 }
 
+/// How to reach NATS, for what does without it where no URL is given.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "NATS access")]
+pub struct OptionalNatsArgs {
+    /// NATS server URL; several separated by commas.
+    #[arg(long, env = "NATS_URL", value_name = "URL")]
+    pub nats_url: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would make it the text of the heading")]
+    pub access: NatsAccess,
+}
+
+impl OptionalNatsArgs {
+    /// What a connection that calls itself `name` needs; `None` without a URL.
+    ///
+    /// # Errors
+    /// When the password file cannot be read.
+    pub fn options(&self, name: &str) -> Result<Option<ConnectOptions>, SecretFileError> {
+        let url = self.nats_url.as_deref();
+        url.map(|url| self.access.options(url, name)).transpose()
+    }
+}
+
 /// Who we are to NATS, and whom we trust.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "NATS access")]

@@ -16,7 +16,7 @@ mod target;
 
 use std::path::PathBuf;
 
-use bus::NatsArgs;
+use bus::OptionalNatsArgs;
 use config::CommaList;
 use es_watcher::SourceRefresh;
 use runtime::{
@@ -80,7 +80,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     target_access: TargetArgs,
     #[command(flatten)]
-    nats: Option<NatsArgs>,
+    nats: OptionalNatsArgs,
     #[command(flatten)]
     postgres: PgArgs,
 }
@@ -136,7 +136,6 @@ impl Args {
         let url = self.source.as_ref().and_then(postgres_source::url_of);
         let source = self.source.as_ref().filter(|_| url.is_none());
         let target = self.target.as_ref();
-        let nats = self.nats.as_ref();
         let wanted = Wanted {
             postgres: url
                 .map(|url| postgres_source::to_examine(&self.postgres, &url, &self.indices))
@@ -149,9 +148,7 @@ impl Args {
                 .map(|hosts| self.target_access.client_config(hosts))
                 .transpose()
                 .map_err(UsageError::Target)?,
-            nats: nats
-                .map(|nats| nats.options("syncline check"))
-                .transpose()?,
+            nats: self.nats.options("syncline check")?,
         };
         match wanted {
             Wanted {

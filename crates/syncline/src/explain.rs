@@ -47,7 +47,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     target_access: TargetArgs,
     #[command(flatten)]
-    nats: Option<bus::NatsArgs>,
+    nats: bus::OptionalNatsArgs,
 }
 
 /// Why nothing can be said.
@@ -120,8 +120,8 @@ async fn explain(args: &Args) -> Result<(), ExplainError> {
         let seq_no = found.seq_no?;
         Some(AtSource { seq_no })
     });
-    if let Some(nats) = &args.nats {
-        let bus = nats.options("syncline-explain")?.connect().await?;
+    if let Some(options) = args.nats.options("syncline-explain")? {
+        let bus = options.connect().await?;
         wanted.look_into_log(&bus, args, &mut facts).await?;
         wanted.look_for_letter(&bus, args, &mut facts).await?;
     } else {
