@@ -97,6 +97,10 @@ pub enum Error {
     )]
     FilterGone { stream: String, output: String },
     #[error(
+        "the stream {stream} is not marked by a gateway, and one is expected before this reader: it waits, rather than reading what nobody has filtered. Start the gateway, which marks the stream; or, where there is to be none, leave out --expect-gateway"
+    )]
+    NoGateway { stream: String },
+    #[error(
         "the stream {stream} is read by several gateways, which pass on to {outputs}: name the one to read with --stream"
     )]
     SeveralGateways { stream: String, outputs: String },
@@ -119,6 +123,7 @@ impl Error {
             | Error::Request { .. }
             | Error::Disconnected(_)
             | Error::FilterGone { .. }
+            | Error::NoGateway { .. }
             | Error::LostEnd { .. } => true,
             Error::Configuration(_)
             | Error::Credentials { .. }

@@ -19,6 +19,10 @@ pub struct Args {
     /// JetStream stream to read.
     #[arg(long, env = "STREAM", default_value = bus::stream::ES_CHANGES, value_name = "NAME")]
     pub stream: String,
+    /// Wait for a gateway before this writer, and never read what has not gone through it. Without this, a
+    /// writer that is there first reads unfiltered until it sees that a gateway has marked the stream.
+    #[arg(long, env = "EXPECT_GATEWAY")]
+    pub expect_gateway: bool,
     /// Name of this reader: its position in the stream goes by it. Of several with one name, one is
     /// active and the others stand by.
     #[arg(

@@ -62,9 +62,9 @@ pub(crate) async fn choose(
     loop {
         let chosen = until_answered(shutdown, || look(bus, args)).await;
         match chosen {
-            Err(error @ Error::FilterGone { .. }) => {
+            Err(error @ (Error::FilterGone { .. } | Error::NoGateway { .. })) => {
                 if !std::mem::replace(&mut told, true) {
-                    tracing::error!(%error, "waiting for the gateway");
+                    tracing::warn!(%error, "waiting for the gateway");
                 }
                 readiness.set("stream", Err(error.to_string()));
             }
@@ -80,8 +80,12 @@ pub(crate) async fn choose(
 async fn look(bus: &Bus, args: &Args) -> Result<Choice, Error> {
     let replicas = args.stream_replicas;
     let chosen = stream::choose(bus, &args.stream, &args.consumer, replicas).await?;
+    let is_followed = chosen != args.stream;
+    if args.expect_gateway && !is_followed && chosen != stream::ES_GATEWAY {
+        return Err(Error::NoGateway { stream: chosen });
+    }
     Ok(Choice {
-        is_followed: chosen != args.stream,
+        is_followed,
         stream: chosen,
     })
 }

@@ -167,6 +167,10 @@ fn read(file: &std::path::Path) -> Result<Parts, config::Error> {
             );
         }
     }
+    if let Some(part) = &mut writer {
+        // All begin at once: what the gateway leaves out must not be written before it is there.
+        part.args.expect_gateway |= gateway.is_some();
+    }
     Ok(Parts {
         nats,
         gateway,

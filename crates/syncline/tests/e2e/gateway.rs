@@ -77,6 +77,13 @@ impl Line {
         Program::start(self.arguments(more))
     }
 
+    /// A writer that is there before the gateway and waits for it.
+    fn writer(&self) -> Result<Program> {
+        let mut arguments = self.pipeline.writer_arguments("es-writer");
+        arguments.push("--expect-gateway".to_owned());
+        Program::start(arguments)
+    }
+
     async fn jetstream(&self) -> Result<async_nats::jetstream::Context> {
         let client = async_nats::connect(self.pipeline.nats.url()).await?;
         Ok(async_nats::jetstream::new(client))

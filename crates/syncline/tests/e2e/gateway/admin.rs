@@ -53,7 +53,7 @@ async fn rules_are_replaced_by_file_signal_and_request_and_bad_ones_are_refused_
     gateway.ready().await?;
     let open = gateway.admin().await?;
     let admin = gateway.admin().await?.with_token(TOKEN);
-    let (watcher, writer) = (line.pipeline.watcher()?, line.pipeline.writer()?);
+    let (watcher, writer) = (line.pipeline.watcher()?, line.writer()?);
     let under = |limit: u64| move |d: &Value| (d["number"].as_u64()? < limit).then(|| d.clone());
     until_seen_through((&from, &index), (&to, &index), under(100)).await?;
     let first = open.get_json("/stats").await?["rules"]["hash"].clone();
@@ -200,7 +200,7 @@ async fn a_document_on_which_a_rule_fails_is_a_letter_that_is_shown_and_sent_aga
     let line = Line::new(&source.url(), &target.url(), &index, rules).await?;
     let gateway = line.gateway(&["--admin-token", TOKEN])?;
     gateway.ready().await?;
-    let (watcher, writer) = (line.pipeline.watcher()?, line.pipeline.writer()?);
+    let (watcher, writer) = (line.pipeline.watcher()?, line.writer()?);
     let put = async |id: &str, at: &str| {
         from.put_json(&format!("/{index}/_doc/{id}"), &json!({ "at": at }))
             .await

@@ -142,11 +142,7 @@ async fn the_guides_first_rules_mask_filter_and_route_a_real_index() -> Result<(
         async move { http.post_ndjson(&path, body).await }
     };
     people(&from).await?;
-    let (watcher, writer, gateway) = (
-        line.pipeline.watcher()?,
-        line.pipeline.writer()?,
-        line.gateway(&[])?,
-    );
+    let (watcher, writer, gateway) = (line.pipeline.watcher()?, line.writer()?, line.gateway(&[])?);
     let place = format!("{unique}-v2");
     let seen = |document: &serde_json::Value| {
         let mail = document["email"].as_str()?;

@@ -75,7 +75,7 @@ async fn the_target_has_exactly_what_matches_masked_and_computed_whoever_is_kill
     let index = index_name("rules");
     people(&from, &index, 0).await?;
     let line = Line::new(&source.url(), &target.url(), &index, &rules(&index)).await?;
-    let (watcher, writer) = (line.pipeline.watcher()?, line.pipeline.writer()?);
+    let (watcher, writer) = (line.pipeline.watcher()?, line.writer()?);
     let mut gateway = line.gateway(&[])?;
     until_seen_through((&from, &index), (&to, &index), seen).await?;
     for round in 1..4 {
@@ -130,11 +130,7 @@ async fn a_document_moves_with_its_field_and_is_deleted_where_it_was() -> Result
          route: {{ index: '{{index}}-{{country}}', values: [de, fr, it] }} }}]"
     );
     let line = Line::new(&source.url(), &target.url(), &index, &rules).await?;
-    let (watcher, writer, gateway) = (
-        line.pipeline.watcher()?,
-        line.pipeline.writer()?,
-        line.gateway(&[])?,
-    );
+    let (watcher, writer, gateway) = (line.pipeline.watcher()?, line.writer()?, line.gateway(&[])?);
     for round in 1..4 {
         for country in COUNTRIES {
             let place = format!("{index}-{country}");

@@ -124,7 +124,7 @@ async fn a_full_output_makes_the_gateway_wait_and_never_blocks_the_input() -> Re
     })
     .await?;
     watcher.ready().await?;
-    let writer = line.pipeline.writer()?;
+    let writer = line.writer()?;
     let seen = |document: &Value| {
         let mut seen = document.clone();
         seen["seen"] = json!(true);
@@ -169,7 +169,7 @@ transforms:
 "#;
     let line = Line::new(&source.url(), &target.url(), &index, rules).await?;
     let gateway = line.gateway(&["--jq-memory", "64MB", "--jq-timeout", "3s"])?;
-    let (watcher, writer) = (line.pipeline.watcher()?, line.pipeline.writer()?);
+    let (watcher, writer) = (line.pipeline.watcher()?, line.writer()?);
     let passed = |document: &Value| {
         let mut passed = document.clone();
         passed["passed"] = json!(true);
@@ -326,7 +326,7 @@ async fn one_gateway_of_a_name_stands_by_and_another_may_not_share_the_output() 
     let second = line.gateway(&[])?;
     second.says(&["standing by"]).await?;
     ensure!(second.readiness().await?.0 == 503);
-    let (watcher, writer) = (line.pipeline.watcher()?, line.pipeline.writer()?);
+    let (watcher, writer) = (line.pipeline.watcher()?, line.writer()?);
     until_equal(&from, &to, &index, PATIENCE).await?;
     first.kill().await?;
     corpus::index_numbers(&from, &index, 250..750, 1).await?;
@@ -366,7 +366,7 @@ async fn operations_that_are_left_out_are_said_to_be_missing_at_the_target() -> 
         ])
         .await?;
     ensure!(!gateway.has_said(&["stay at the target as they were first"]));
-    let (watcher, writer) = (line.pipeline.watcher()?, line.pipeline.writer()?);
+    let (watcher, writer) = (line.pipeline.watcher()?, line.writer()?);
     until_equal(&from, &to, &index, PATIENCE).await?;
     let gone = json!({ "range": { "number": { "lt": 10 } } });
     corpus::delete_by_query(&from, &index, gone).await?;
