@@ -180,7 +180,6 @@ async fn the_microvm_filters_and_its_backlog_survives_a_reboot() -> Result<()> {
 }
 
 #[tokio::test]
-#[ignore = "finds a watcher that publishes nothing more after the stream has lost its end: docs/microvm.md"]
 async fn what_a_microvm_loses_when_its_power_is_cut_comes_again() -> Result<()> {
     let stage = Stage::set().await?;
     let mut guest = stage.boot().await?;
