@@ -185,15 +185,18 @@ mod tests {
     use super::*;
     use crate::{DiskStore, Owner, checkpoint::CheckpointError, lmdb};
 
-    #[tokio::test]
-    async fn whoever_confirms_is_told_of_a_store_that_has_to_be_opened_anew() {
-        let folder = tempfile::tempdir().unwrap();
-        let owner = Owner {
+    fn owner() -> Owner {
+        Owner {
             cluster_uuid: "c".into(),
             tenant: "t".into(),
             stream: None,
-        };
-        let store = DiskStore::open(folder.path(), &owner).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_confirms_is_told_of_a_store_that_has_to_be_opened_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = DiskStore::open(folder.path(), &owner()).unwrap();
         let newest = Stored {
             sequence: 20,
             message_id: "newest".into(),
@@ -229,18 +232,13 @@ mod tests {
         assert!(matches!(cause, Some(CheckpointError::Broken { .. })));
         keeper.close().await;
         // Opened anew it is whole, and takes positions again.
-        DiskStore::open(folder.path(), &owner).unwrap();
+        DiskStore::open(folder.path(), &owner()).unwrap();
     }
 
     #[test]
     fn the_newest_message_is_stored_even_where_no_position_moves_with_a_delete() {
         let folder = tempfile::tempdir().unwrap();
-        let owner = Owner {
-            cluster_uuid: "c".into(),
-            tenant: "t".into(),
-            stream: None,
-        };
-        let store = DiskStore::open(folder.path(), &owner).unwrap();
+        let store = DiskStore::open(folder.path(), &owner()).unwrap();
         let delete = Stored {
             sequence: 20,
             message_id: "delete".into(),

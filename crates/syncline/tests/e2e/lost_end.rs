@@ -14,15 +14,16 @@ use crate::support::{
     program::PATIENCE,
 };
 
-/// Everything that the log has acknowledged of an index after `copy` is gone from it.
-async fn lose_the_end(nats: &mut NatsServer, stream: &Path, copy: &Path) -> Result<()> {
+/// Everything that a stream has acknowledged after `copy` is gone from it.
+pub(crate) async fn lose_the_end(nats: &mut NatsServer, stream: &Path, copy: &Path) -> Result<()> {
     nats.kill();
     std::fs::remove_dir_all(stream)?;
     copy_folder(copy, stream)?;
     nats.restart().await
 }
 
-fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+/// Copies a stream's folder, for [`lose_the_end`].
+pub(crate) fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     let copied = std::process::Command::new("cp")
         .args([Path::new("-a"), from, to])
         .status()?;

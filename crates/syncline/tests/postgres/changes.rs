@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use testkit::{PostgresOptions, PostgresServer, Product, SearchNode};
 
 use crate::{
-    database_name,
+    create_database,
     support::program::{PATIENCE, Program, run, text},
     truth::Table,
 };
@@ -52,10 +52,7 @@ fn tables<'a>(server: &'a PostgresServer, database: &'a str) -> [Table<'a>; 2] {
 }
 
 async fn database(server: &PostgresServer, test: &str) -> Result<String> {
-    let name = database_name(test);
-    server
-        .psql("postgres", &format!("CREATE DATABASE {name}"))
-        .await?;
+    let name = create_database(server, test).await?;
     server.psql(&name, SCHEMA).await?;
     Ok(name)
 }

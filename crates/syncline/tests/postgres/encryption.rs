@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use testkit::{PostgresOptions, PostgresServer, Product, SearchNode, Security};
 
 use crate::{
-    database_name,
+    create_database,
     support::program::{run, text},
     truth::Table,
 };
@@ -20,10 +20,7 @@ async fn connections_are_encrypted_and_checked_as_sslmode_says() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let security = Security::create(folder.path())?;
     let mut server = PostgresServer::start(PostgresOptions::default()).await?;
-    let name = database_name("tls");
-    server
-        .psql("postgres", &format!("CREATE DATABASE {name}"))
-        .await?;
+    let name = create_database(&server, "tls").await?;
     server
         .psql(
             &name,

@@ -13,9 +13,14 @@ mod tables;
 mod truth;
 mod types;
 
-use testkit::unique_name;
+use anyhow::Result;
+use testkit::{PostgresServer, unique_name};
 
-/// A database's name of a test's own; indices begin with it.
-fn database_name(test: &str) -> String {
-    unique_name(&format!("pg_{test}")).replace('-', "_")
+/// Creates a database of a test's own, and returns its name; indices begin with it.
+async fn create_database(server: &PostgresServer, test: &str) -> Result<String> {
+    let name = unique_name(&format!("pg_{test}")).replace('-', "_");
+    server
+        .psql("postgres", &format!("CREATE DATABASE {name}"))
+        .await?;
+    Ok(name)
 }

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use testkit::{PostgresOptions, PostgresServer, Product, SearchNode};
 
 use crate::{
-    database_name,
+    create_database,
     support::program::{PATIENCE, Program, run, text},
     truth::Table,
 };
@@ -23,10 +23,7 @@ async fn each_obstacle_is_one_sentence_with_its_remedy() -> Result<()> {
     })
     .await?;
     let node = SearchNode::shared(Product::Es8).await;
-    let name = database_name("refused");
-    server
-        .psql("postgres", &format!("CREATE DATABASE {name}"))
-        .await?;
+    let name = create_database(&server, "refused").await?;
     server
         .psql(
             &name,
@@ -118,10 +115,7 @@ async fn check_names_each_obstacle_and_what_would_break_the_application() -> Res
         ..PostgresOptions::default()
     })
     .await?;
-    let name = database_name("check");
-    server
-        .psql("postgres", &format!("CREATE DATABASE {name}"))
-        .await?;
+    let name = create_database(&server, "check").await?;
     server
         .psql(
             &name,
@@ -200,10 +194,7 @@ async fn check_names_each_obstacle_and_what_would_break_the_application() -> Res
 async fn a_slot_that_was_dropped_or_lost_is_followed_by_a_copy_over_what_is_there() -> Result<()> {
     let mut server = PostgresServer::start(PostgresOptions::default()).await?;
     let node = SearchNode::shared(Product::Os2).await;
-    let name = database_name("lost");
-    server
-        .psql("postgres", &format!("CREATE DATABASE {name}"))
-        .await?;
+    let name = create_database(&server, "lost").await?;
     server.psql(&name, TABLE).await?;
     let folder = tempfile::tempdir()?;
     let arguments = [

@@ -5,7 +5,7 @@ use serde_json::json;
 use testkit::{PostgresOptions, PostgresServer, Product, SearchNode, wait_until};
 
 use crate::{
-    database_name,
+    create_database,
     support::{
         equal::contents,
         pipeline::Pipeline,
@@ -18,10 +18,7 @@ use crate::{
 async fn changes_arrive_through_a_stream_and_survive_the_kill_of_each_process() -> Result<()> {
     let server = PostgresServer::start(PostgresOptions::default()).await?;
     let target = SearchNode::shared(Product::Os2).await;
-    let name = database_name("stream");
-    server
-        .psql("postgres", &format!("CREATE DATABASE {name}"))
-        .await?;
+    let name = create_database(&server, "stream").await?;
     server
         .psql(
             &name,
@@ -67,10 +64,7 @@ async fn changes_arrive_through_a_stream_and_survive_the_kill_of_each_process() 
 async fn a_slot_is_let_go_only_when_the_target_has_what_it_holds() -> Result<()> {
     let server = PostgresServer::start(PostgresOptions::default()).await?;
     let target = SearchNode::shared(Product::Os2).await;
-    let name = database_name("gate");
-    server
-        .psql("postgres", &format!("CREATE DATABASE {name}"))
-        .await?;
+    let name = create_database(&server, "gate").await?;
     server
         .psql(
             &name,
@@ -125,10 +119,7 @@ async fn a_slot_is_let_go_only_when_the_target_has_what_it_holds() -> Result<()>
 async fn what_a_truncate_removes_takes_its_dead_letters_along() -> Result<()> {
     let server = PostgresServer::start(PostgresOptions::default()).await?;
     let target = SearchNode::shared(Product::Es8).await;
-    let name = database_name("letters");
-    server
-        .psql("postgres", &format!("CREATE DATABASE {name}"))
-        .await?;
+    let name = create_database(&server, "letters").await?;
     server
         .psql(&name, "CREATE TABLE t (id int PRIMARY KEY, v text)")
         .await?;

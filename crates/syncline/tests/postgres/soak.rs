@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use testkit::{PostgresOptions, PostgresServer, Product, SearchNode};
 
 use crate::{
-    database_name,
+    create_database,
     support::{
         pipeline::Pipeline,
         program::{PATIENCE, Program},
@@ -104,10 +104,7 @@ async fn run(seed: u64, steps: u64) -> Result<()> {
     let mut dice = fastrand::Rng::with_seed(seed);
     let mut server = PostgresServer::start(PostgresOptions::default()).await?;
     let target = SearchNode::shared(Product::Os2).await;
-    let name = database_name("soak");
-    server
-        .psql("postgres", &format!("CREATE DATABASE {name}"))
-        .await?;
+    let name = create_database(&server, "soak").await?;
     server.psql(&name, SCHEMA).await?;
     let mut pipeline = Pipeline::new(&server.url(&name), &target.url(), "*").await?;
     pipeline.of_watcher = ["--source", &server.url(&name), "--pg-look-every", "200ms"]

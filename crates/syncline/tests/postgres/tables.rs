@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use testkit::{Http, PostgresOptions, PostgresServer, Product, SearchNode, wait_until};
 
 use crate::{
-    database_name,
+    create_database,
     support::program::{PATIENCE, Program, run},
     truth::Table,
 };
@@ -20,10 +20,7 @@ struct Followed {
 impl Followed {
     async fn start(test: &str, schema: &str, flags: &[&str]) -> Result<Followed> {
         let server = PostgresServer::start(PostgresOptions::default()).await?;
-        let name = database_name(test);
-        server
-            .psql("postgres", &format!("CREATE DATABASE {name}"))
-            .await?;
+        let name = create_database(&server, test).await?;
         server.psql(&name, schema).await?;
         let node = SearchNode::shared(Product::Es8).await;
         let mut arguments = vec!["sync".to_owned(), server.url(&name), node.url()];
@@ -243,13 +240,13 @@ async fn a_transaction_larger_than_memory_should_hold_arrives_whole_or_not_at_al
 async fn two_databases_of_an_instance_are_followed_by_one_process() -> Result<()> {
     let server = PostgresServer::start(PostgresOptions::default()).await?;
     let node = SearchNode::shared(Product::Es8).await;
-    let names = [database_name("one"), database_name("two")];
+    let names = [
+        create_database(&server, "one").await?,
+        create_database(&server, "two").await?,
+    ];
     let schema =
         "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, current_database())";
     for name in &names {
-        server
-            .psql("postgres", &format!("CREATE DATABASE {name}"))
-            .await?;
         server.psql(name, schema).await?;
     }
     let folder = tempfile::tempdir()?;
@@ -294,10 +291,7 @@ async fn two_databases_of_an_instance_are_followed_by_one_process() -> Result<()
 async fn a_named_publication_is_taken_as_it_is() -> Result<()> {
     let server = PostgresServer::start(PostgresOptions::default()).await?;
     let node = SearchNode::shared(Product::Es8).await;
-    let name = database_name("named");
-    server
-        .psql("postgres", &format!("CREATE DATABASE {name}"))
-        .await?;
+    let name = create_database(&server, "named").await?;
     server
         .psql(
             &name,

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use testkit::{PostgresOptions, PostgresServer, Product, SearchNode, wait_until};
 
 use crate::{
-    database_name,
+    create_database,
     support::{
         equal::contents,
         program::{PATIENCE, Program},
@@ -151,10 +151,7 @@ fn cases() -> Vec<(&'static str, &'static str, Value)> {
 #[tokio::test]
 async fn every_type_becomes_the_same_document_by_copy_and_by_stream() -> Result<()> {
     let server = PostgresServer::start(PostgresOptions::default()).await?;
-    let name = database_name("types");
-    server
-        .psql("postgres", &format!("CREATE DATABASE {name}"))
-        .await?;
+    let name = create_database(&server, "types").await?;
     server.psql(&name, TYPES).await?;
     let cases = cases();
     let columns: Vec<String> = cases

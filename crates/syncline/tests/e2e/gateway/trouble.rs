@@ -1,37 +1,21 @@
 //! What can go wrong around a gateway: each ends in a dead letter with its reason, in waiting, or in an error,
 //! never in silence or loss.
 
-use std::path::Path;
-
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use testkit::{NatsOptions, NatsServer, wait_until};
 
 use super::{Line, until_seen_through};
 use crate::{
-    index_name, nodes,
+    index_name,
+    lost_end::{copy_folder, lose_the_end},
+    nodes,
     support::{
         corpus,
         equal::until_equal,
         program::{PATIENCE, run},
     },
 };
-
-/// Everything that the output has acknowledged after `copy` is gone from it.
-async fn lose_the_end(nats: &mut NatsServer, stream: &Path, copy: &Path) -> Result<()> {
-    nats.kill();
-    std::fs::remove_dir_all(stream)?;
-    copy_folder(copy, stream)?;
-    nats.restart().await
-}
-
-fn copy_folder(from: &Path, to: &Path) -> Result<()> {
-    let copied = std::process::Command::new("cp")
-        .args([Path::new("-a"), from, to])
-        .status()?;
-    ensure!(copied.success(), "{from:?} cannot be copied");
-    Ok(())
-}
 
 /// The output is in a server of its own, which loses power: acknowledged messages are gone, and the gateway's
 /// floor is above them.
