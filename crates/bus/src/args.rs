@@ -105,11 +105,8 @@ impl NatsAccess {
     /// # Errors
     /// When the password file cannot be read.
     pub fn options(&self, url: &str, name: &str) -> Result<ConnectOptions, SecretFileError> {
-        let password = match (&self.nats_password, &self.nats_password_file) {
-            (Some(password), _) => Some(password.clone()),
-            (None, Some(file)) => Some(Secret::read(file)?),
-            (None, None) => None,
-        };
+        let file = self.nats_password_file.as_deref();
+        let password = Secret::given(self.nats_password.as_ref(), file)?;
         Ok(ConnectOptions {
             url: url.to_owned(),
             credentials_file: self.nats_credentials_file.clone(),

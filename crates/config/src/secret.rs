@@ -34,6 +34,21 @@ impl Secret {
         Ok(Self(secret.to_owned()))
     }
 
+    /// The secret of two flags: the value that is given, or what the file holds; the value wins.
+    ///
+    /// # Errors
+    /// When there is only a file, and it cannot be read or holds nothing.
+    pub fn given<P: AsRef<Path>>(
+        value: Option<&Secret>,
+        file: Option<P>,
+    ) -> Result<Option<Secret>, SecretFileError> {
+        match (value, file) {
+            (Some(value), _) => Ok(Some(value.clone())),
+            (None, Some(file)) => Secret::read(file.as_ref()).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
     /// The secret itself, for the one place that has to send it.
     pub fn expose(&self) -> &str {
         &self.0
@@ -143,6 +158,11 @@ mod tests {
         let path = folder.path().join("password");
         std::fs::write(&path, "hunter 2 \r\n").unwrap();
         assert_eq!(Secret::read(&path).unwrap().expose(), "hunter 2 ");
+        let value = Secret::new("given");
+        let given = |value| Secret::given(value, Some(&path)).unwrap().unwrap();
+        assert_eq!(given(Some(&value)), value, "a value wins over the file");
+        assert_eq!(given(None).expose(), "hunter 2 ");
+        assert_eq!(Secret::given(None, None::<&Path>).unwrap(), None);
         std::fs::write(&path, "\n").unwrap();
         assert!(
             Secret::read(&path)

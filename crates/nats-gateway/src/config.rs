@@ -250,10 +250,6 @@ impl Args {
     }
 
     pub(crate) fn admin_token(&self) -> Result<Option<Secret>, SecretFileError> {
-        match (&self.admin_token, &self.admin_token_file) {
-            (Some(token), _) => Ok(Some(token.clone())),
-            (None, Some(file)) => Secret::read(file).map(Some),
-            (None, None) => Ok(None),
-        }
+        Secret::given(self.admin_token.as_ref(), self.admin_token_file.as_deref())
     }
 }

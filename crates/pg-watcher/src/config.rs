@@ -161,10 +161,9 @@ impl PgArgs {
     /// When the URL makes no sense or the password cannot be read.
     pub fn configs(&self, url: &str) -> Result<Vec<Config>, ArgsError> {
         let mut config = Config::parse(url)?;
-        if let Some(password) = &self.pg_password {
+        let file = self.pg_password_file.as_deref();
+        if let Some(password) = Secret::given(self.pg_password.as_ref(), file)? {
             config.password = Some(password.expose().to_owned());
-        } else if let Some(file) = &self.pg_password_file {
-            config.password = Some(Secret::read(file)?.expose().to_owned());
         }
         Ok(match &self.pg_databases {
             None => vec![config],

@@ -112,11 +112,8 @@ pub async fn bind(
         (None, true) => Keys::anonymous(rate),
         (None, false) => return Err(ServiceError::NoKeys),
     };
-    let secret = match (&args.cursor_secret, &args.cursor_secret_file) {
-        (Some(secret), _) => Some(secret.clone()),
-        (None, Some(file)) => Some(Secret::read(file)?),
-        (None, None) => None,
-    };
+    let file = args.cursor_secret_file.as_deref();
+    let secret = Secret::given(args.cursor_secret.as_ref(), file)?;
     let sealer = Sealer::new(secret.as_ref().map(Secret::expose))?;
     let refused = |source| ServiceError::Listen {
         address: args.listen.clone(),

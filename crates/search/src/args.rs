@@ -85,11 +85,8 @@ impl Values<'_> {
     fn auth(&self) -> Result<Auth, ArgsError> {
         let mut ways: Vec<(&'static str, Auth)> = Vec::new();
         if let Some(user) = self.user {
-            let password = match (self.password, self.password_file) {
-                (Some(password), _) => password.clone(),
-                (None, Some(file)) => Secret::read(file)?,
-                (None, None) => return Err(ArgsError::NoPassword(user.clone())),
-            };
+            let password = Secret::given(self.password.as_ref(), self.password_file.as_deref())?
+                .ok_or_else(|| ArgsError::NoPassword(user.clone()))?;
             let password = password.expose().to_owned();
             ways.push((
                 "a user",
