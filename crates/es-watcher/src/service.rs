@@ -28,8 +28,8 @@ use crate::{
 
 /// How long the stream may take to acknowledge a batch.
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
-/// How soon a store is opened anew that a failing disk has broken.
-const OPEN_AGAIN: Duration = Duration::from_secs(1);
+/// The shortest and the longest pause before the stores are opened again after a disk has failed or was full.
+const OPEN_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// A watcher whose loop has not come round for this long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(120);
 
@@ -142,11 +142,21 @@ pub async fn run(
 /// How long at least a watcher that was replaced has to let go of its folder.
 const LET_GO: Duration = Duration::from_secs(30);
 
-/// Whether a store only has to be opened anew.
-fn is_broken(cause: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
-    let (ledger, checkpoints) = (cause.downcast_ref(), cause.downcast_ref());
-    matches!(ledger, Some(LedgerError::Broken { .. }))
-        || matches!(checkpoints, Some(CheckpointError::Broken { .. }))
+/// Whether a disk is the cause that may have room again some day: the stores are then opened anew.
+fn waits_for_a_disk(error: &ServiceError) -> bool {
+    let (ledger, checkpoints) = match error {
+        ServiceError::Ledger(error) => (Some(error), None),
+        ServiceError::Checkpoint(error) => (None, Some(error)),
+        ServiceError::Pipeline(Fault::Fatal(cause)) => (cause.downcast_ref(), cause.downcast_ref()),
+        _ => (None, None),
+    };
+    matches!(
+        ledger,
+        Some(LedgerError::Broken { .. } | LedgerError::Write { .. })
+    ) || matches!(
+        checkpoints,
+        Some(CheckpointError::Broken { .. } | CheckpointError::Write { .. })
+    )
 }
 
 /// A watcher that holds its lease.
@@ -172,17 +182,21 @@ enum Ended {
 
 impl Watcher<'_> {
     async fn watch(&self) -> Result<(), ServiceError> {
+        let mut backoff = Backoff::new(OPEN_AGAIN.0, OPEN_AGAIN.1);
         loop {
             let ended = match self.publish().await {
-                Err(ServiceError::Pipeline(Fault::Fatal(cause))) if is_broken(cause.as_ref()) => {
-                    tracing::warn!(%cause, "opening it anew");
+                Err(error) if waits_for_a_disk(&error) => {
+                    tracing::warn!(%error, "opening it anew");
+                    self.readiness.set("checkpoint", Err(error.to_string()));
                     tokio::select! {
                         () = self.shutdown.cancelled() => return Ok(()),
-                        () = tokio::time::sleep(OPEN_AGAIN) => continue,
+                        lost = self.lease.lost() => return Err(lost.into()),
+                        () = tokio::time::sleep(backoff.next_delay()) => continue,
                     }
                 }
                 ended => ended?,
             };
+            backoff.reset();
             match ended {
                 Ended::Stopped => return Ok(()),
                 Ended::LostEnd(error) => {
