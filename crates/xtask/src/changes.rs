@@ -17,6 +17,8 @@ const TICK: Duration = Duration::from_millis(10);
 const PASSING: u64 = 20;
 /// … so many seconds later, when it has long arrived.
 const LIFETIME: u32 = 4;
+/// How often the target is asked: in a loop without a pause, asking would cost it more than the changes do.
+const ASK_EVERY: Duration = Duration::from_millis(5);
 /// How many changes are asked about at a time.
 const ASKED: usize = 200;
 /// How long a change may take.
@@ -214,13 +216,16 @@ impl Lag {
 
 /// Looks for changes at the target, by realtime get, until all have come and no more will.
 ///
-/// A change counts as arrived when an answer with it is here, so each figure has one `_mget` too much in it.
+/// A change counts as arrived when an answer with it is here, so each figure has one `_mget` too much in it, and half
+/// of [`ASK_EVERY`].
 pub(crate) async fn look_for(target: &Http, mut samples: mpsc::Receiver<Sample>) -> Result<Lags> {
     let mut lags = Lags {
         documents: Lag::new()?,
         deletes: Lag::new()?,
     };
     let mut pending: Vec<Sample> = Vec::new();
+    let mut asks = tokio::time::interval(ASK_EVERY);
+    asks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         if pending.is_empty() {
             match samples.recv().await {
@@ -231,6 +236,7 @@ pub(crate) async fn look_for(target: &Http, mut samples: mpsc::Receiver<Sample>)
         while let Ok(sample) = samples.try_recv() {
             pending.push(sample);
         }
+        asks.tick().await;
         let asked: Vec<Sample> = pending.drain(..pending.len().min(ASKED)).collect();
         let held = held(target, &asked).await?;
         let now = Instant::now();
