@@ -7,6 +7,7 @@ mod guide;
 mod microvm;
 mod modes;
 mod rules;
+mod stage;
 mod trouble;
 
 use std::{net::SocketAddr, path::PathBuf};
