@@ -168,7 +168,11 @@ impl Copy<'_> {
             self.apply.clone(),
             shutdown,
         );
-        let ended = tokio::try_join!(publishing, applying).map(|_| ());
+        let both = async { tokio::try_join!(publishing, applying).map(|_| ()) };
+        let ended = tokio::select! {
+            ended = both => ended,
+            never = crate::sync::say_lag(progress, self.follow) => never,
+        };
         source.close().await;
         // Stopped in the middle, one half sees the other end first: that is no failure.
         match shutdown.is_cancelled() {
@@ -190,6 +194,16 @@ pub(crate) fn slot_text(text: &str) -> String {
 impl SourceObserver for Progress {
     fn left_out(&self, table: &str, reason: &str) {
         self.say_once(&format!("{table} is left out: {reason}"));
+    }
+
+    fn column_left_out(&self, column: &str, remedy: &str) {
+        self.say_once(&format!(
+            "{column} is left out of the documents, as bytes are; {remedy} takes it along"
+        ));
+    }
+
+    fn behind(&self, database: &str, bytes: u64) {
+        self.log_behind(database, bytes);
     }
 
     fn trouble(&self, what: &str, reason: &dyn std::fmt::Display, pause: Duration) {

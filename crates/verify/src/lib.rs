@@ -22,6 +22,7 @@
 //! target's version *is* the source's `_seq_no`, each of which a shard gives once.
 
 mod buckets;
+mod collection;
 mod compare;
 mod diff;
 pub mod digest;
@@ -35,6 +36,7 @@ mod repair;
 mod report;
 mod rule;
 mod scan;
+mod source;
 mod suspect;
 #[cfg(test)]
 mod tests;
@@ -45,6 +47,7 @@ use futures::future::try_join;
 use model::IndexName;
 use search::Client;
 
+pub use collection::{At, Collection, CollectionError, Record};
 pub use digest::{DigestError, digest};
 pub use error::VerifyError;
 pub use lens::{Lens, Sight};
@@ -57,7 +60,7 @@ pub use rule::By;
 
 use runtime::throttle::Throttle;
 
-use crate::{compare::Comparison, index::SideIndex};
+use crate::{collection::SideCollection, compare::Comparison, index::SideIndex, source::Source};
 
 /// How to compare.
 #[derive(Debug, Clone)]
@@ -137,30 +140,77 @@ pub async fn verify_index(
     options: &VerifyOptions,
     progress: &Arc<dyn Progress>,
 ) -> Result<IndexReport, VerifyError> {
-    let open = |side, client: &Client, name: &IndexName| {
-        let index = SideIndex {
-            side,
-            client: client.clone(),
-            name: name.clone(),
-            parts: Vec::new(),
-            exists: false,
-            uuid: String::new(),
-            shards: 0,
-            documents: 0,
-            readers: options.readers,
-            refresh: options.refresh,
-            throttle: Throttle::new(options.max_rate),
-            lens: options.lens.clone().filter(|_| side == Side::Source),
-            progress: Arc::clone(progress),
-        };
-        index.open()
+    let found = open(Side::Target, target, theirs, options, progress);
+    let ours = open(Side::Source, source, ours, options, progress);
+    let (ours, found) = try_join(ours, found).await?;
+    compare(Source::Index(Arc::new(ours)), found, options, progress).await
+}
+
+/// Compares a collection of a source that is no search cluster with an index of the target, like
+/// [`verify_index`] and by content.
+///
+/// # Errors
+/// When they cannot be compared completely.
+pub async fn verify_collection(
+    source: Arc<dyn Collection>,
+    target: &Client,
+    (ours, theirs): (&IndexName, &IndexName),
+    options: &VerifyOptions,
+    progress: &Arc<dyn Progress>,
+) -> Result<IndexReport, VerifyError> {
+    if options.by == By::Version {
+        let index = ours.to_string();
+        return Err(VerifyError::NoVersions { index });
+    }
+    let ours = SideCollection {
+        name: ours.clone(),
+        collection: source,
+        readers: options.readers,
+        throttle: Throttle::new(options.max_rate),
+        lens: options.lens.clone(),
+        progress: Arc::clone(progress),
     };
-    let ours = open(Side::Source, source, ours);
-    let (ours, mut found) = try_join(ours, open(Side::Target, target, theirs)).await?;
+    let found = open(Side::Target, target, theirs, options, progress).await?;
+    compare(Source::Collection(Arc::new(ours)), found, options, progress).await
+}
+
+/// What there is to read of an index of a cluster.
+async fn open(
+    side: Side,
+    client: &Client,
+    name: &IndexName,
+    options: &VerifyOptions,
+    progress: &Arc<dyn Progress>,
+) -> Result<SideIndex, VerifyError> {
+    let index = SideIndex {
+        side,
+        client: client.clone(),
+        name: name.clone(),
+        parts: Vec::new(),
+        exists: false,
+        uuid: String::new(),
+        shards: 0,
+        documents: 0,
+        readers: options.readers,
+        refresh: options.refresh,
+        throttle: Throttle::new(options.max_rate),
+        lens: options.lens.clone().filter(|_| side == Side::Source),
+        progress: Arc::clone(progress),
+    };
+    index.open().await
+}
+
+async fn compare(
+    ours: Source,
+    mut found: SideIndex,
+    options: &VerifyOptions,
+    progress: &Arc<dyn Progress>,
+) -> Result<IndexReport, VerifyError> {
     let create = !found.exists && options.repair == Repair::All;
     if create {
         repair::create(&ours, &found).await?;
-        found = open(Side::Target, target, theirs).await?;
+        let (client, name) = (found.client.clone(), found.name.clone());
+        found = open(Side::Target, &client, &name, options, progress).await?;
     }
     let comparison = Comparison::new(ours, found, options, progress.as_ref());
     let mut report = comparison.run().await?;

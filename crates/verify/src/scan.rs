@@ -59,14 +59,24 @@ pub(crate) async fn scan<G: Gather>(
     index: &Arc<SideIndex>,
     new: impl Fn() -> G + Clone + Send + 'static,
 ) -> Result<G, VerifyError> {
-    let mut all = new();
-    let mut parts = index.parts.iter().cloned();
+    let parts = index.parts.iter().cloned();
+    let parts = parts.map(|part| read_part(Arc::clone(index), part, new.clone()));
+    side_by_side(index.readers, parts, new()).await
+}
+
+/// Reads parts, so many at a time, and merges what is made of them.
+pub(crate) async fn side_by_side<G: Gather>(
+    most: usize,
+    parts: impl Iterator<Item = impl Future<Output = Result<G, VerifyError>> + Send + 'static>,
+    mut all: G,
+) -> Result<G, VerifyError> {
+    let mut parts = parts;
     let mut readers = JoinSet::new();
     loop {
-        while readers.len() < index.readers.max(1)
+        while readers.len() < most.max(1)
             && let Some(part) = parts.next()
         {
-            readers.spawn(read_part(Arc::clone(index), part, new.clone()));
+            readers.spawn(part);
         }
         match readers.join_next().await {
             None => return Ok(all),

@@ -25,6 +25,30 @@ impl Identity {
         })
     }
 
+    /// Asks on a session for queries, for what is compared with it: a stand-by has no end of its own, and
+    /// its timeline is not told.
+    pub(crate) async fn of_session(session: &mut Connection) -> Result<Identity, SourceError> {
+        let rows = session
+            .query(
+                "SELECT system_identifier, CASE WHEN pg_is_in_recovery() THEN NULL \
+                 ELSE pg_walfile_name(pg_current_wal_lsn()) END FROM pg_control_system()",
+            )
+            .await?;
+        let text = |column| rows.first().map(|row| row.text(column)).unwrap_or_default();
+        // The name of a file of the log begins with its timeline.
+        let timeline = text(1).get(..8).unwrap_or_default();
+        Ok(Identity {
+            system: text(0).to_owned(),
+            timeline: u32::from_str_radix(timeline, 16).unwrap_or(0),
+            end: Lsn::default(),
+        })
+    }
+
+    /// What a table of a database is called as the source of an index.
+    pub(crate) fn source(&self, database: &str, table: &str) -> String {
+        format!("postgres/{}/{database}/{table}", self.system)
+    }
+
     /// What names the history that positions belong to.
     pub(crate) fn history(&self) -> String {
         format!("{}/{}", self.system, self.timeline)

@@ -35,7 +35,6 @@ use crate::{
     plan::{self, Task},
     publication::{self, Published},
     reread,
-    source::SlotLife,
     state::TableState,
     stream::{Gathered, Sent, Transaction},
 };

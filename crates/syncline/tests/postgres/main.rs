@@ -12,6 +12,7 @@ mod soak;
 mod tables;
 mod truth;
 mod types;
+mod verify;
 
 use anyhow::Result;
 use testkit::{PostgresServer, unique_name};

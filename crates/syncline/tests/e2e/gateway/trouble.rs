@@ -7,12 +7,11 @@ use testkit::{NatsOptions, NatsServer, wait_until};
 
 use super::{Line, until_seen_through};
 use crate::{
-    index_name,
-    lost_end::{copy_folder, lose_the_end},
-    nodes,
+    index_name, nodes,
     support::{
         corpus,
         equal::until_equal,
+        lost_end::{copy_folder, lose_the_end},
         program::{PATIENCE, run},
     },
 };
