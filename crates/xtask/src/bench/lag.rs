@@ -25,7 +25,7 @@ const WARM_UP: u64 = 10;
 /// … or so many rounds are over.
 const ROUNDS: usize = 18;
 const POLL: [&str; 2] = ["--poll-interval", "50ms"];
-const PERCENTS: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
+pub(super) const PERCENTS: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
 
 pub(super) async fn run(context: &Context) -> Result<()> {
     let options = NodeOptions {
@@ -135,7 +135,7 @@ impl Measured {
     }
 }
 
-fn figures(lag: &Lag) -> Value {
+pub(super) fn figures(lag: &Lag) -> Value {
     let percentiles = PERCENTS.map(|p| (format!("p{p}"), json!(milliseconds(lag.percentile(p)))));
     json!({
         "samples": lag.samples(),
