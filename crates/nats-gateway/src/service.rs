@@ -16,7 +16,6 @@ use model::{Root, Tenant};
 use pipeline::{Fault, MessageSource, PublishOptions, publish};
 use runtime::{backoff::Backoff, health::Health, metrics::Metrics};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use transform::RuleSet;
 
 use crate::{Args, Control, GatewayMetrics, Relay};
 
@@ -312,7 +311,7 @@ impl Gateway<'_> {
             return Ok(None);
         };
         let options = ReaderOptions {
-            filter_subjects: RuleSet::subjects(self.control.selection()),
+            filter_subjects: self.control.rules().borrow().rules.subjects(),
             holder: runtime::process_name("nats-gateway"),
             lease: args.lease.into(),
             sealed: true,
