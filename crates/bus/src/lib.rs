@@ -41,7 +41,7 @@ mod resync;
 mod sink;
 mod trail;
 
-pub use args::{NatsAccess, NatsArgs, OptionalNatsArgs};
+pub use args::{DownstreamAccess, NatsAccess, NatsArgs, OptionalNatsArgs};
 pub use connection::{Answers, Bus, ConnectOptions, until_answered};
 pub use dead_letters::{JetStreamDeadLetters, Letter, Letters};
 pub use ending::{Acknowledged, Ending, Stored, look as look_at_ending};

@@ -103,7 +103,6 @@ pub async fn run(
         role: Role::Publisher(name),
         holder: runtime::process_name("es-watcher"),
         lease: args.lease.into(),
-        filter_subjects: Vec::new(),
     };
     let acquired = until_answered(shutdown, || {
         Lease::acquire(&bus, &info, lease.clone(), shutdown)

@@ -91,7 +91,6 @@ pub async fn run(
         role: Role::Publisher(options.name.clone()),
         holder: runtime::process_name("es-watcher"),
         lease: options.lease,
-        filter_subjects: Vec::new(),
     };
     let acquired = until_answered(shutdown, || {
         Lease::acquire(&bus, &info, lease.clone(), shutdown)

@@ -6,6 +6,7 @@ mod support;
 
 mod changes;
 mod encryption;
+mod gateway;
 mod refusals;
 mod services;
 mod soak;
