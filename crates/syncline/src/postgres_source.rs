@@ -34,12 +34,6 @@ impl WatcherArgs {
         url: &str,
     ) -> Result<pg_watcher::Options, pg_watcher::ServiceError> {
         let args = &self.search;
-        let name = args.name();
-        let spec = StreamSpec {
-            max_bytes: args.stream_max_bytes.map(|size| size.bytes()),
-            replicas: args.stream_replicas,
-            ..StreamSpec::new(&args.stream, stream::ES_CHANGES_SUBJECTS)
-        };
         Ok(pg_watcher::Options {
             source: source_options(
                 &self.postgres,
@@ -48,13 +42,10 @@ impl WatcherArgs {
                 &slot_text(&format!("syncline_{}", args.tenant)),
             )?,
             slot_confirm: self.postgres.pg_slot_confirm,
-            tenant: args.tenant.clone(),
-            stream: spec,
-            zstd_level: (args.zstd_level > 0).then_some(args.zstd_level),
+            stream: args.stream_spec(),
+            publisher: args.publisher(),
             folder: args.checkpoint_path.join("postgres"),
-            lease: args.lease.into(),
-            nats: args.nats.options(&name)?,
-            name,
+            nats: args.nats.options(&args.name())?,
         })
     }
 }
