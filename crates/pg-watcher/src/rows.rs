@@ -167,9 +167,9 @@ impl TableRows {
         };
         let mut session = self.session().await?;
         let read = self.pages(&mut session, cut, pages).await;
-        match read.map_err(|error| self.told(error))? {
-            true => self.give_back(session),
-            false => {} // nobody wants the rest of the answer
+        // Where nobody wanted the rest of the answer, the session is of no more use.
+        if read.map_err(|error| self.told(error))? {
+            self.give_back(session);
         }
         Ok(())
     }
