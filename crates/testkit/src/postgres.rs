@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::time::Instant;
 
 use crate::keeper::{Home, Kept, Lifetime};
+use crate::psql::PsqlSession;
 use crate::tools::Tool;
 
 const START_WITHIN: Duration = Duration::from_secs(60);
@@ -141,6 +142,11 @@ impl PostgresServer {
             bail!("psql fails: {}", String::from_utf8_lossy(&output.stderr));
         }
         Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Opens a session of the server's own client that stays.
+    pub fn session(&self, database: &str) -> Result<PsqlSession> {
+        PsqlSession::open(&programs()?.join("psql"), &self.url(database))
     }
 
     /// A program of the server's version, such as `pg_recvlogical`.

@@ -38,6 +38,18 @@ enum What {
     Deleted,
 }
 
+impl Sample {
+    /// A document that was just written by the change of this number.
+    pub(crate) fn written(index: &'static str, id: String, number: u64) -> Sample {
+        Sample {
+            index,
+            id,
+            what: What::Written(number),
+            acknowledged: Instant::now(),
+        }
+    }
+}
+
 /// Changes documents of some indices, whose ids are the numbers from 1.
 #[derive(Debug)]
 pub(crate) struct Changer {
