@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
-use testkit::Http;
+use testkit::{Http, PsqlSession};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
@@ -36,18 +36,6 @@ enum What {
     /// By the change of this number.
     Written(u64),
     Deleted,
-}
-
-impl Sample {
-    /// A document that was just written by the change of this number.
-    pub(crate) fn written(index: &'static str, id: String, number: u64) -> Sample {
-        Sample {
-            index,
-            id,
-            what: What::Written(number),
-            acknowledged: Instant::now(),
-        }
-    }
 }
 
 /// Changes documents of some indices, whose ids are the numbers from 1.
@@ -187,6 +175,37 @@ impl Changer {
     }
 }
 
+/// Inserts rows in a session one by one for so long, each under a number, and hands each on when the server has
+/// committed it. `insert` makes the statement, which returns the row's id.
+pub(crate) async fn sample_commits(
+    mut session: PsqlSession,
+    index: &'static str,
+    per_second: u32,
+    time: Duration,
+    samples: mpsc::Sender<Sample>,
+    insert: impl Fn(u64) -> String,
+) -> Result<()> {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / per_second);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let end = Instant::now() + time;
+    let mut number = 0;
+    while Instant::now() < end {
+        ticks.tick().await;
+        number += 1;
+        let rows = session.run(&insert(number)).await?;
+        let id = rows.into_iter().next().context("an INSERT without id")?;
+        let sample = Sample {
+            index,
+            id,
+            what: What::Written(number),
+            acknowledged: Instant::now(),
+        };
+        let taken = samples.send(sample).await;
+        taken.context("nobody looks for the changes any more")?;
+    }
+    Ok(())
+}
+
 /// How long changes took from the source's acknowledgment until they were seen at the target.
 #[derive(Debug)]
 pub(crate) struct Lag(Histogram<u64>);
@@ -215,6 +234,17 @@ impl Lag {
     /// How many changes were looked for.
     pub(crate) fn samples(&self) -> u64 {
         self.0.len()
+    }
+
+    /// How many took up to how many milliseconds, bound after bound.
+    #[cfg(feature = "bench")]
+    pub(crate) fn histogram(&self) -> Value {
+        let steps = self.0.iter_log(500, 1.5);
+        let steps = steps.map(|step| {
+            let milliseconds = step.value_iterated_to() as f64 / 1e3;
+            json!({ "up_to_milliseconds": milliseconds, "count": step.count_since_last_iteration() })
+        });
+        Value::Array(steps.collect())
     }
 
     /// The longest of them.

@@ -20,7 +20,7 @@ const CHANGES_PER_SECOND: u32 = 2000;
 /// In the index before the first change.
 const DOCUMENTS: u64 = 50_000;
 const POLL: [&str; 2] = ["--poll-interval", "50ms"];
-const PERCENTS: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
+pub(super) const PERCENTS: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
 
 pub(super) async fn run(context: &Context) -> Result<()> {
     let options = NodeOptions {
@@ -122,7 +122,7 @@ impl Measured {
     }
 }
 
-fn figures(lag: &Lag) -> Value {
+pub(super) fn figures(lag: &Lag) -> Value {
     let percentiles = PERCENTS.map(|p| (format!("p{p}"), json!(milliseconds(lag.percentile(p)))));
     json!({
         "samples": lag.samples(),

@@ -16,10 +16,7 @@ const IDS: [(&str, &str); 6] = [
     ("airlines", "t.carrier"),
     ("airports", "t.faa"),
     ("planes", "t.tailnum"),
-    (
-        "weather",
-        "t.origin || '|' || to_char(t.time_hour, 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')",
-    ),
+    ("weather", "t.origin || '|' || t.time_hour"),
     ("flights", "t.id"),
     ("routes", "t.origin || '|' || t.dest"),
 ];

@@ -5,9 +5,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use testkit::PostgresServer;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::changes::Sample;
+use crate::changes::{Sample, sample_commits};
 use crate::nycflights::DATABASE;
 use crate::process::Process;
 use crate::program::Program;
@@ -130,28 +129,26 @@ impl Bench {
     }
 }
 
-/// Inserts flights one by one for so long, each numbered, and hands each on when the server has committed it.
+/// Inserts flights for so long, and hands each on when the server has committed it.
 pub(super) async fn sample(
     server: &PostgresServer,
     time: Duration,
     samples: mpsc::Sender<Sample>,
 ) -> Result<()> {
-    let mut session = server.session(DATABASE)?;
-    let mut ticks = interval(Duration::from_secs(1) / SAMPLED_PER_SECOND);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let end = Instant::now() + time;
-    let mut number = 0;
-    while Instant::now() < end {
-        ticks.tick().await;
-        number += 1;
-        let insert = format!(
+    let session = server.session(DATABASE)?;
+    let insert = |number| {
+        format!(
             "INSERT INTO flights (year, month, day, carrier, flight, origin, dest, time_hour, changed)
              VALUES (2014, 1, 1, 'UA', {number}, 'EWR', 'SFO', '2014-01-01 12:00Z', {number}) RETURNING id"
-        );
-        let rows = session.run(&insert).await?;
-        let id = rows.into_iter().next().context("an INSERT without id")?;
-        let taken = samples.send(Sample::written("flights", id, number)).await;
-        taken.context("nobody looks for the changes any more")?;
-    }
-    Ok(())
+        )
+    };
+    sample_commits(
+        session,
+        "flights",
+        SAMPLED_PER_SECOND,
+        time,
+        samples,
+        insert,
+    )
+    .await
 }
