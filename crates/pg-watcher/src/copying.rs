@@ -7,7 +7,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use model::{Change, Operation, Version};
@@ -44,11 +47,14 @@ impl Snapshot {
     /// Makes one by a slot that lives no longer than its session. The server waits for all transactions
     /// that are open at that moment.
     pub(crate) async fn take(config: &Config) -> Result<Snapshot, SourceError> {
+        // Slots are the instance's: two databases, or two processes, may take one in the same moment.
+        static TAKEN: AtomicU64 = AtomicU64::new(0);
         let mut session = Connection::open_for_replication(config).await?;
         let slot = format!(
-            "syncline_copy_{:x}_{:x}",
+            "syncline_copy_{:x}_{:x}_{:x}",
             std::process::id(),
-            model::now_ms() & 0xff_ffff_ffff
+            model::now_ms() & 0xff_ffff_ffff,
+            TAKEN.fetch_add(1, Ordering::Relaxed)
         );
         let sql = format!(
             "CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT",

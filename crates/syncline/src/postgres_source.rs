@@ -2,7 +2,6 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use bus::{StreamSpec, stream};
 use config::CommaList;
 use es_writer::{FileDeadLetters, SearchWriter};
 use pg_watcher::{

@@ -42,7 +42,7 @@ pub use http::{Http, install_crypto};
 pub use jdk::Jdk;
 pub use nats::{NatsOptions, NatsServer};
 pub use paths::{cache, checkout, logs};
-pub use postgres::{PostgresOptions, PostgresServer};
+pub use postgres::{Backup, PostgresOptions, PostgresServer, PostgresVersion, Recovery};
 pub use product::{Product, matrix};
 pub use psql::PsqlSession;
 pub use python::{pgsync_tools, python_tools};

@@ -125,6 +125,10 @@ pub(crate) async fn settle(
     identity: &Identity,
 ) -> Result<(), SourceError> {
     let known = capture.memory.get(&capture.database);
+    // Kept when it was so before: not every table's copy may have begun since.
+    let begins_again = known
+        .as_ref()
+        .is_some_and(|known| known.begins_again || has_gone_back(known, identity));
     let known = known.filter(|known| {
         let goes = known.owner == *capture.memory.owner() && known.slot == capture.slot;
         if !goes {
@@ -183,9 +187,17 @@ pub(crate) async fn settle(
             timeline: identity.timeline,
             slot: capture.slot.clone(),
             confirmed,
+            begins_again,
             tables: Default::default(),
         },
     )
+}
+
+/// Whether positions of the server may come a second time, for other changes than before. Pure.
+fn has_gone_back(known: &DatabaseState, identity: &Identity) -> bool {
+    known.system != identity.system
+        || known.timeline != identity.timeline
+        || identity.end < known.confirmed
 }
 
 /// Why the stream does not continue what is remembered. Pure.
@@ -231,6 +243,7 @@ mod tests {
             timeline: 1,
             slot: "s".to_owned(),
             confirmed: Lsn(100),
+            begins_again: false,
             tables: Default::default(),
         };
         let server = Identity {
@@ -248,6 +261,7 @@ mod tests {
             why_again(&known, server, slot.as_ref()).is_some()
         };
         assert!(!again(&server, slot(100, false)));
+        assert!(!has_gone_back(&known, &server));
         assert!(!again(&server, slot(50, false)), "a crash sets it back");
         assert!(again(&server, slot(101, false)));
         assert!(again(&server, slot(100, true)));
@@ -267,6 +281,7 @@ mod tests {
             },
         ] {
             assert!(again(&other, slot(50, false)));
+            assert!(has_gone_back(&known, &other));
         }
     }
 }

@@ -403,6 +403,7 @@ impl Session<'_> {
                 timeline: self.identity.timeline,
                 slot: self.capture.slot.clone(),
                 confirmed: Lsn::default(),
+                begins_again: false,
                 tables: Default::default(),
             },
         )

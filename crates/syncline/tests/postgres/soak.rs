@@ -2,7 +2,9 @@
 //! stream loses its end. The seed is printed; `SEED=… STEPS=…` repeats a run.
 
 use anyhow::{Context, Result};
-use testkit::{NatsOptions, NatsServer, PostgresOptions, PostgresServer, Product, SearchNode};
+use testkit::{
+    NatsOptions, NatsServer, PostgresOptions, PostgresServer, PostgresVersion, Product, SearchNode,
+};
 
 use crate::{
     create_database,
@@ -96,14 +98,19 @@ async fn random_transactions_survive_the_kill_of_every_process() -> Result<()> {
     let seed = number("SEED").unwrap_or_else(|| fastrand::u64(..));
     let steps = number("STEPS").unwrap_or(60);
     eprintln!("SEED={seed} STEPS={steps}");
-    run(seed, steps)
+    run(PostgresVersion::Installed, seed, steps)
         .await
         .with_context(|| format!("SEED={seed} STEPS={steps}"))
 }
 
-async fn run(seed: u64, steps: u64) -> Result<()> {
+/// A run against a version of the server.
+pub(crate) async fn run(version: PostgresVersion, seed: u64, steps: u64) -> Result<()> {
     let mut dice = fastrand::Rng::with_seed(seed);
-    let mut server = PostgresServer::start(PostgresOptions::default()).await?;
+    let options = PostgresOptions {
+        version,
+        ..PostgresOptions::default()
+    };
+    let mut server = PostgresServer::start(options).await?;
     let target = SearchNode::shared(Product::Os2).await;
     let mut names = Vec::new();
     for _ in 0..2 {

@@ -196,6 +196,9 @@ impl Session<'_> {
         let mut lineage = known.unwrap_or_else(|| Lineage::of(source.clone()));
         lineage.source = source;
         let history = self.identity.history();
+        if self.begins_again(layout.oid) && lineage.epoch_of(&history).is_some() {
+            lineage.renew(&history)?;
+        }
         let epoch = lineage.epoch_for(&history, system, 0)?;
         lineage.histories.insert(
             history.clone(),
@@ -210,6 +213,13 @@ impl Session<'_> {
         let found = (recorded, epoch, was_filled);
         self.lineages.insert(layout.oid, found.clone());
         Ok(found)
+    }
+
+    /// Whether a table's versions have to lie above all that this history of the server has given, because
+    /// the server has gone back in it.
+    fn begins_again(&self, table: u32) -> bool {
+        let known = self.capture.memory.get(&self.capture.database);
+        known.is_some_and(|known| known.begins_again && !known.tables.contains_key(&table))
     }
 }
 
