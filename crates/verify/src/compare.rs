@@ -185,7 +185,11 @@ impl<'a> Comparison<'a> {
         };
         let source = scan(&self.source, gather(Side::Source));
         let target = scan(&self.target, gather(Side::Target));
-        try_join(source, target).await
+        let both = try_join(source, target).await;
+        // Also where one side has failed: nothing stays open on the other.
+        self.source.scrolls.ended().await;
+        self.target.scrolls.ended().await;
+        both
     }
 
     /// Finds the documents that differ among those of the filter.
