@@ -9,7 +9,7 @@ use search::PageSizer;
 use crate::{
     By, Changes, Difference, IndexReport, Key as DocumentKey, Misrouted, Pass, Plan, Progress,
     Refused, Repair, Side, VerifyError, VerifyOptions,
-    buckets::{Differing, Filter, divide, fit},
+    buckets::{Differing, Filter, are_rewritten, divide, fit},
     diff::diff,
     gather::{Entries, Summary, Taking},
     index::SideIndex,
@@ -67,6 +67,7 @@ impl<'a> Comparison<'a> {
         Comparison {
             rule: Rule {
                 by: options.by,
+                as_written: options.by == By::Content,
                 key,
                 epoch: None,
             },
@@ -138,6 +139,15 @@ impl<'a> Comparison<'a> {
                 );
                 self.rule.key = Key::Id;
                 filter = Filter::default();
+                continue;
+            }
+            if std::mem::take(&mut self.rule.as_written)
+                && are_rewritten(&differing, self.options.memory)
+            {
+                tracing::info!(
+                    index = %self.source.name,
+                    "many documents are written differently: the sides are compared by meaning"
+                );
                 continue;
             }
             if !divide(&differing, filter.level(), self.options.memory) {
