@@ -9,7 +9,7 @@ use search::PageSizer;
 use crate::{
     By, Changes, Difference, IndexReport, Key as DocumentKey, Misrouted, Pass, Plan, Progress,
     Refused, Repair, Side, VerifyError, VerifyOptions,
-    buckets::{Differing, Filter, divide, fit},
+    buckets::{Differing, Filter, are_rewritten, divide, fit},
     diff::diff,
     gather::{Entries, Summary, Taking},
     index::SideIndex,
@@ -68,6 +68,7 @@ impl<'a> Comparison<'a> {
         Comparison {
             rule: Rule {
                 by: options.by,
+                as_written: options.by == By::Content,
                 key,
                 epoch: None,
             },
@@ -144,6 +145,15 @@ impl<'a> Comparison<'a> {
                 filter = Filter::default();
                 continue;
             }
+            if std::mem::take(&mut self.rule.as_written)
+                && are_rewritten(&differing, self.options.memory)
+            {
+                tracing::info!(
+                    index = %self.source.name(),
+                    "many documents are written differently: the sides are compared by meaning"
+                );
+                continue;
+            }
             if !divide(&differing, filter.level(), self.options.memory) {
                 return Ok((filter, differing));
             }
@@ -189,7 +199,11 @@ impl<'a> Comparison<'a> {
         };
         let source = self.source.scan(gather(Side::Source));
         let target = scan(&self.target, gather(Side::Target));
-        try_join(source, target).await
+        let both = try_join(source, target).await;
+        // Also where one side has failed: nothing stays open on the other.
+        self.source.ended().await;
+        self.target.scrolls.ended().await;
+        both
     }
 
     /// Finds the documents that differ among those of the filter.

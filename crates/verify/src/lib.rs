@@ -3,10 +3,12 @@
 //! Equal means: the same documents by id and routing, each with an equal `_source` in the sense of
 //! [`digest()`], or, by version, each written at the target for its newest change at the source
 //! ([`By`]). Nothing is sampled, and neither a sort by `_id` nor a point in time is needed: both
-//! sides are read whole by sequence number, in whatever order their shards yield the documents.
+//! sides are read whole, in whatever order their shards yield the documents: in that in which they
+//! are stored where that is to be had (`scroll`), by sequence number otherwise.
 //!
 //! 1. Each document is added to one of 65,536 buckets, as a sum (`buckets`, `rule`). If all buckets
-//!    are equal, so are the sides, and each was read once.
+//!    are equal, so are the sides, and each was read once. By content the sum is of bytes: documents
+//!    that are written differently and mean the same are found to be equal in what follows.
 //! 2. Otherwise the buckets that differ are read again, divided further while they hold too much,
 //!    and their documents are joined by id and routing (`suspect`).
 //! 3. What differs then is looked at again by id, at once and after a while, because it may have
@@ -36,6 +38,7 @@ mod repair;
 mod report;
 mod rule;
 mod scan;
+mod scroll;
 mod source;
 mod suspect;
 #[cfg(test)]
@@ -60,7 +63,10 @@ pub use rule::By;
 
 use runtime::throttle::Throttle;
 
-use crate::{collection::SideCollection, compare::Comparison, index::SideIndex, source::Source};
+use crate::{
+    collection::SideCollection, compare::Comparison, index::SideIndex, scroll::Scrolls,
+    source::Source,
+};
 
 /// How to compare.
 #[derive(Debug, Clone)]
@@ -76,7 +82,7 @@ pub struct VerifyOptions {
     /// The most documents that are remembered at once while differences are looked for; each takes
     /// about 100 bytes.
     pub memory: usize,
-    /// How many searches are in flight on each side.
+    /// How many searches are in flight on each side; half as many scrolls, each a page ahead.
     pub readers: usize,
     /// The most documents that are read on each side in a second.
     pub max_rate: Option<NonZeroU64>,
@@ -84,7 +90,8 @@ pub struct VerifyOptions {
     pub lag: Duration,
     /// What is done about differences.
     pub repair: Repair,
-    /// By version, from how many documents on their positions are compared without their ids.
+    /// From how many documents on an index is large: by version their positions are compared without
+    /// their ids, by content they are read by scrolls.
     pub many: u64,
     /// What stands between the two sides; for a comparison by content.
     pub lens: Option<Arc<dyn Lens>>,
@@ -196,6 +203,7 @@ async fn open(
         throttle: Throttle::new(options.max_rate),
         lens: options.lens.clone().filter(|_| side == Side::Source),
         progress: Arc::clone(progress),
+        scrolls: Scrolls::new(options),
     };
     index.open().await
 }

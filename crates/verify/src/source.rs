@@ -72,6 +72,13 @@ impl Source {
         }
     }
 
+    /// Waits until nothing that was opened for a scan is open any more.
+    pub(crate) async fn ended(&self) {
+        if let Source::Index(index) = self {
+            index.scrolls.ended().await;
+        }
+    }
+
     /// Looks documents up.
     pub(crate) async fn find(
         &self,
