@@ -51,7 +51,7 @@ pub use error::Error;
 pub use lease::{Lease, LeaseOptions, ReaderStatus, Role, forget_reader, readers};
 pub use lineages::Lineages;
 pub use passed::{Output, TakenBack};
-pub use publisher::{Publisher, PublisherOptions};
+pub use publisher::{Publisher, PublisherMetrics, PublisherOptions, WATCHER};
 pub use purge::{Purged, purge_settled};
 pub use reader::{Correspondent, JetStreamReader, ReaderOptions};
 pub use registry::Bucket;

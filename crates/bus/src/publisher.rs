@@ -1,5 +1,9 @@
 //! A watcher's way into the log: the stream is there, and of all watchers of one name this is the active one.
 
+mod metrics;
+
+pub use metrics::{PublisherMetrics, WATCHER};
+
 use std::{
     fmt::Display,
     time::{Duration, Instant},

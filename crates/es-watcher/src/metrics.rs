@@ -2,13 +2,12 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    fmt::Display,
+    sync::{Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
+use bus::{PublisherMetrics, WATCHER};
 use model::{Batch, IndexName};
 use pipeline::Observer;
 use runtime::{
@@ -31,22 +30,13 @@ struct IndexLabel {
     index: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct WhatLabel {
-    what: String,
-}
-
 /// The metrics of the capturing side, and its health: it is ready while the source answers and the
 /// stream takes what is published.
 #[derive(Debug)]
 pub struct WatcherMetrics {
-    changes: Family<IndexLabel, Counter>,
-    bytes: Family<IndexLabel, Counter>,
+    publisher: PublisherMetrics,
     behind: Family<IndexLabel, Gauge>,
     shards: Mutex<HashMap<IndexName, HashMap<u32, u64>>>,
-    indices: Gauge,
-    left_out: Counter,
-    retries: Family<WhatLabel, Counter>,
     looks: Counter,
     deletes: Family<IndexLabel, Counter>,
     delete_age: Histogram,
@@ -55,24 +45,16 @@ pub struct WatcherMetrics {
     count_seconds: Counter<f64, AtomicU64>,
     suspects: Counter,
     incomplete: Counter,
-    lost_ends: Counter,
     taken_back: Counter,
-    readiness: Readiness,
-    heart: Option<Heart>,
-    published: AtomicU64,
 }
 
 impl WatcherMetrics {
     /// Registers the metrics under `syncline_watcher`. The heart beats with every look at the source.
     pub fn new(metrics: &Metrics, readiness: Readiness, heart: Option<Heart>) -> WatcherMetrics {
         let new = WatcherMetrics {
-            changes: Family::default(),
-            bytes: Family::default(),
+            publisher: PublisherMetrics::new(metrics, readiness, heart),
             behind: Family::default(),
             shards: Mutex::default(),
-            indices: Gauge::default(),
-            left_out: Counter::default(),
-            retries: Family::default(),
             looks: Counter::default(),
             deletes: Family::default(),
             delete_age: Histogram::new(seconds_buckets()),
@@ -81,34 +63,13 @@ impl WatcherMetrics {
             count_seconds: Counter::default(),
             suspects: Counter::default(),
             incomplete: Counter::default(),
-            lost_ends: Counter::default(),
             taken_back: Counter::default(),
-            readiness,
-            heart,
-            published: AtomicU64::new(0),
         };
-        metrics.register("syncline_watcher", |registry| {
-            registry.register(
-                "changes",
-                "Changes the stream has taken",
-                new.changes.clone(),
-            );
-            registry.register("batch_bytes", "Their bytes", new.bytes.clone());
+        metrics.register(WATCHER, |registry| {
             registry.register(
                 "behind_operations",
                 "Operations of the source up to its global checkpoint that are not read yet",
                 new.behind.clone(),
-            );
-            registry.register("indices", "Indices that are watched", new.indices.clone());
-            registry.register(
-                "indices_left_out",
-                "Indices that match and cannot be captured",
-                new.left_out.clone(),
-            );
-            registry.register(
-                "retries",
-                "Operations that failed and were tried again",
-                new.retries.clone(),
             );
             registry.register(
                 "looks",
@@ -151,11 +112,6 @@ impl WatcherMetrics {
                 new.incomplete.clone(),
             );
             registry.register(
-                "lost_ends",
-                "Times the stream had lost messages it had acknowledged; what they held was published again",
-                new.lost_ends.clone(),
-            );
-            registry.register(
                 "shards_taken_back",
                 "Shards that went back to an earlier state under the same history, and were read again",
                 new.taken_back.clone(),
@@ -176,42 +132,18 @@ impl WatcherMetrics {
 
     /// The stream has lost its end.
     pub(crate) fn lost_end(&self) {
-        self.lost_ends.inc();
-    }
-
-    fn trouble_with(
-        &self,
-        condition: &str,
-        what: &str,
-        reason: &dyn std::fmt::Display,
-        pause: Duration,
-    ) {
-        self.retries
-            .get_or_create(&WhatLabel {
-                what: condition.to_owned(),
-            })
-            .inc();
-        self.readiness
-            .set(condition, Err(format!("{what}: {reason}")));
-        tracing::warn!(what, %reason, ?pause, "trying again");
-        self.beat();
-    }
-
-    fn beat(&self) {
-        if let Some(heart) = &self.heart {
-            heart.beat();
-        }
+        self.publisher.lost_end();
     }
 }
 
 impl SourceObserver for WatcherMetrics {
     fn found(&self, index: &IndexInfo) {
-        self.indices.inc();
+        self.publisher.found();
         tracing::info!(index = %index.name, shards = index.shards, "watching index");
     }
 
     fn left_out(&self, _: &IndexName) {
-        self.left_out.inc();
+        self.publisher.left_out();
     }
 
     fn behind(&self, shard: &ShardKey, operations: u64) {
@@ -226,23 +158,22 @@ impl SourceObserver for WatcherMetrics {
             .set(of_index.values().sum::<u64>() as i64);
     }
 
-    fn trouble(&self, what: &str, reason: &dyn std::fmt::Display, pause: Duration) {
+    fn trouble(&self, what: &str, reason: &dyn Display, pause: Duration) {
         let condition = match what {
             "checkpoint" | "ledger" => what,
             _ => "source",
         };
-        self.trouble_with(condition, what, reason, pause);
+        self.publisher.trouble(condition, what, reason, pause);
     }
 
     fn recovered(&self, what: &str) {
-        self.readiness.set(what, Ok(()));
+        self.publisher.fine(what);
         tracing::info!(what, "works again");
     }
 
     fn fine(&self) {
         self.looks.inc();
-        self.readiness.set("source", Ok(()));
-        self.beat();
+        self.publisher.fine("source");
     }
 
     fn counted(&self, took: Duration, suspects: usize) {
@@ -273,19 +204,10 @@ impl SourceObserver for WatcherMetrics {
 
 impl Observer for WatcherMetrics {
     fn published(&self, batch: &Batch) {
-        let label = IndexLabel {
-            index: batch.index.to_string(),
-        };
-        self.changes
-            .get_or_create(&label)
-            .inc_by(batch.changes().len() as u64);
-        self.bytes.get_or_create(&label).inc_by(batch.size() as u64);
-        self.published
-            .fetch_add(batch.changes().len() as u64, Ordering::Relaxed);
-        self.readiness.set("stream", Ok(()));
+        self.publisher.published(batch);
     }
 
-    fn retrying(&self, what: &'static str, reason: &dyn std::fmt::Display, pause: Duration) {
-        self.trouble_with("stream", what, reason, pause);
+    fn retrying(&self, what: &'static str, reason: &dyn Display, pause: Duration) {
+        self.publisher.retrying(what, reason, pause);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{fmt::Display, time::Duration};
 
+use bus::{PublisherMetrics, WATCHER};
 use model::{Batch, IndexName};
 use pipeline::Observer;
 use runtime::{
@@ -21,36 +22,19 @@ use crate::SourceObserver;
 const WARN_AT: u64 = 70;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct IndexLabel {
-    index: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DatabaseLabel {
     database: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct WhatLabel {
-    what: String,
 }
 
 /// The metrics of the capturing side, and its health: it is ready while the server answers and the
 /// stream takes what is published.
 #[derive(Debug)]
 pub struct PgMetrics {
-    changes: Family<IndexLabel, Counter>,
-    bytes: Family<IndexLabel, Counter>,
+    publisher: PublisherMetrics,
     behind: Family<DatabaseLabel, Gauge>,
     retained: Family<DatabaseLabel, Gauge>,
     budget: Family<DatabaseLabel, Gauge>,
-    indices: Gauge,
-    left_out: Counter,
     copies: Counter,
-    retries: Family<WhatLabel, Counter>,
-    lost_ends: Counter,
-    readiness: Readiness,
-    heart: Option<Heart>,
     said: std::sync::Mutex<std::collections::HashSet<String>>,
 }
 
@@ -58,27 +42,14 @@ impl PgMetrics {
     /// Registers the metrics under `syncline_watcher`. The heart beats whenever the server is heard.
     pub fn new(metrics: &Metrics, readiness: Readiness, heart: Option<Heart>) -> PgMetrics {
         let new = PgMetrics {
-            changes: Family::default(),
-            bytes: Family::default(),
+            publisher: PublisherMetrics::new(metrics, readiness, heart),
             behind: Family::default(),
             retained: Family::default(),
             budget: Family::default(),
-            indices: Gauge::default(),
-            left_out: Counter::default(),
             copies: Counter::default(),
-            retries: Family::default(),
-            lost_ends: Counter::default(),
-            readiness,
-            heart,
             said: Default::default(),
         };
-        metrics.register("syncline_watcher", |registry| {
-            registry.register(
-                "changes",
-                "Changes the stream has taken",
-                new.changes.clone(),
-            );
-            registry.register("batch_bytes", "Their bytes", new.bytes.clone());
+        metrics.register(WATCHER, |registry| {
             registry.register(
                 "behind_bytes",
                 "Bytes of the server's log that are not read yet",
@@ -94,26 +65,10 @@ impl PgMetrics {
                 "How many it may (max_slot_wal_keep_size); 0 without a limit",
                 new.budget.clone(),
             );
-            registry.register("indices", "Tables that are captured", new.indices.clone());
-            registry.register(
-                "indices_left_out",
-                "Tables that match and cannot be captured",
-                new.left_out.clone(),
-            );
             registry.register(
                 "table_copies",
                 "Tables that were copied as a whole or in part",
                 new.copies.clone(),
-            );
-            registry.register(
-                "retries",
-                "Operations that failed and were tried again",
-                new.retries.clone(),
-            );
-            registry.register(
-                "lost_ends",
-                "Times the stream had lost messages it had acknowledged; what they held was published again",
-                new.lost_ends.clone(),
             );
         });
         new
@@ -121,7 +76,7 @@ impl PgMetrics {
 
     /// The stream has lost its end.
     pub(crate) fn lost_end(&self) {
-        self.lost_ends.inc();
+        self.publisher.lost_end();
     }
 
     /// Whether something was not said before.
@@ -132,36 +87,19 @@ impl PgMetrics {
             .unwrap_or_else(|poison| poison.into_inner());
         said.insert(what.to_owned())
     }
-
-    fn trouble_with(&self, condition: &str, what: &str, reason: &dyn Display, pause: Duration) {
-        let label = WhatLabel {
-            what: condition.to_owned(),
-        };
-        self.retries.get_or_create(&label).inc();
-        self.readiness
-            .set(condition, Err(format!("{what}: {reason}")));
-        tracing::warn!(what, %reason, ?pause, "trying again");
-        self.beat();
-    }
-
-    fn beat(&self) {
-        if let Some(heart) = &self.heart {
-            heart.beat();
-        }
-    }
 }
 
 impl SourceObserver for PgMetrics {
     fn found(&self, index: &IndexName) {
         if self.is_news(index.as_str()) {
-            self.indices.inc();
+            self.publisher.found();
             tracing::info!(%index, "capturing table");
         }
     }
 
     fn left_out(&self, table: &str, reason: &str) {
         if self.is_news(&format!("{table} {reason}")) {
-            self.left_out.inc();
+            self.publisher.left_out();
             tracing::warn!(table, "left out: {reason}");
         }
     }
@@ -210,36 +148,24 @@ impl SourceObserver for PgMetrics {
             "confirm" => what,
             _ => "source",
         };
-        self.trouble_with(condition, what, reason, pause);
+        self.publisher.trouble(condition, what, reason, pause);
     }
 
     fn recovered(&self, what: &str) {
-        self.readiness.set(what, Ok(()));
+        self.publisher.fine(what);
     }
 
     fn fine(&self) {
-        self.readiness.set("source", Ok(()));
-        self.beat();
+        self.publisher.fine("source");
     }
 }
 
 impl Observer for PgMetrics {
     fn published(&self, batch: &Batch) {
-        self.readiness.set("stream", Ok(()));
-        self.beat();
-        if batch.is_empty() {
-            return;
-        }
-        let label = IndexLabel {
-            index: batch.index.to_string(),
-        };
-        self.changes
-            .get_or_create(&label)
-            .inc_by(batch.changes().len() as u64);
-        self.bytes.get_or_create(&label).inc_by(batch.size() as u64);
+        self.publisher.published(batch);
     }
 
     fn retrying(&self, what: &'static str, reason: &dyn Display, pause: Duration) {
-        self.trouble_with("stream", what, reason, pause);
+        self.publisher.retrying(what, reason, pause);
     }
 }
