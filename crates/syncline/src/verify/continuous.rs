@@ -100,12 +100,17 @@ impl Watch {
             let said = found.as_ref().map(|_| ()).map_err(ToString::to_string);
             self.shared.health.readiness.set("source", said);
         }
-        let found = found?;
-        let indices: Known = found.iter().map(|found| found.index.clone()).collect();
+        let indices: Known = match &found {
+            Ok(found) => found.iter().map(|found| found.index.clone()).collect(),
+            // What is gone is forgotten, also when it was all there was.
+            Err(CommandError::NoIndex(_)) => Known::default(),
+            Err(_) => self.known.clone(),
+        };
         for gone in self.known.difference(&indices) {
             self.metrics.forget(gone);
         }
         self.known = indices;
+        let found = found?;
         let mut failure = None;
         for found in &found {
             let (index, began) = (&found.index, SystemTime::now());

@@ -17,11 +17,14 @@ use testkit::{Http, wait_until};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
+    task::JoinHandle,
     time::timeout,
 };
 
 /// Longer than anything takes here, however busy the machine is.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the last lines of a program that has ended may take.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// The program under test: `SYNCLINE_BIN`, or the one that was built with the tests.
 pub(crate) fn binary() -> PathBuf {
@@ -88,6 +91,7 @@ pub(crate) struct Program {
     child: Child,
     pid: Pid,
     log: Arc<Mutex<Vec<String>>>,
+    gathering: Option<JoinHandle<()>>,
 }
 
 impl Program {
@@ -165,9 +169,14 @@ impl Program {
         let pid = child.id().context("it has ended at once")?;
         let log = Arc::new(Mutex::new(Vec::new()));
         let stderr = child.stderr.take().context("standard error is a pipe")?;
-        tokio::spawn(gather(stderr, Arc::clone(&log)));
+        let gathering = tokio::spawn(gather(stderr, Arc::clone(&log)));
         let pid = Pid::from_raw(i32::try_from(pid)?);
-        Ok(Program { child, pid, log })
+        Ok(Program {
+            child,
+            pid,
+            log,
+            gathering: Some(gathering),
+        })
     }
 
     /// What it has said so far.
@@ -265,10 +274,15 @@ impl Program {
         Ok(self.child.try_wait()?)
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and for its last words.
     pub(crate) async fn wait(&mut self) -> Result<ExitStatus> {
         let ended = timeout(PATIENCE, self.child.wait()).await;
-        Ok(ended.with_context(|| format!("it does not end: {}", self.last_words()))??)
+        let ended = ended.with_context(|| format!("it does not end: {}", self.last_words()))??;
+        // A process of its own that outlives it may hold its standard error open.
+        if let Some(gathering) = self.gathering.take() {
+            timeout(LAST_WORDS, gathering).await.ok();
+        }
+        Ok(ended)
     }
 
     /// Asks it to stop, and checks that it does so in order.
