@@ -232,6 +232,9 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
         batch: &Arc<Batch>,
         address: &Arc<Address>,
     ) {
+        if let Content::Reached(version) = &batch.content {
+            return self.reached(sequence, batch, address, *version);
+        }
         let Some(plan) = &address.plan else {
             return self.definition(sequence, batch, address);
         };
@@ -278,7 +281,7 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
         let definition = match &batch.content {
             Content::Definition(definition) => definition,
             Content::Clear(upto) => return self.clear(sequence, batch, address, &at, *upto),
-            Content::Changes(_) | Content::Sealed(_) => {
+            Content::Changes(_) | Content::Sealed(_) | Content::Reached(_) => {
                 return self.nothing(sequence, Passage::default());
             }
         };
@@ -335,6 +338,35 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
                 self.yields(sequence, batch);
             }
         }
+    }
+
+    /// Passes on how far the source has come, to wherever the index goes: no rule has anything to say to that.
+    fn reached(&mut self, sequence: u64, batch: &Batch, address: &Address, version: Version) {
+        let at = At {
+            tenant: address.subject.tenant.clone(),
+            index: address.subject.index.clone(),
+            operation: model::Operation::Index,
+        };
+        let places = self.in_force.rules.places(&at).unwrap_or_default();
+        let mut places = places.into_iter().peekable();
+        if places.peek().is_none() {
+            return self.nothing(sequence, Passage::default());
+        }
+        while let Some(index) = places.next() {
+            let batch = Batch {
+                index,
+                origin: self.origin(sequence, batch, address),
+                content: Content::Reached(version),
+            };
+            self.ready.push_back(Captured {
+                batch: Arc::new(batch),
+                position: Passage {
+                    floor: places.peek().is_none().then_some(sequence),
+                    ..Passage::default()
+                },
+            });
+        }
+        self.yielded = sequence;
     }
 
     /// Applies the rules, elsewhere if that may take long.

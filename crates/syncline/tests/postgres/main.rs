@@ -6,6 +6,7 @@ mod support;
 
 mod changes;
 mod encryption;
+mod positions;
 mod refusals;
 mod services;
 mod soak;
