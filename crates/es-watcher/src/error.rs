@@ -33,6 +33,16 @@ pub enum WatchError {
         /// Why.
         reason: Uncapturable,
     },
+    /// An index went away in the middle of a copy that does not follow.
+    #[error(
+        "index {:?} was deleted while it was copied, or deleted and created anew: the target has a part of it; run \
+         again if there is another one now",
+        index.as_str()
+    )]
+    Gone {
+        /// The index.
+        index: IndexName,
+    },
 }
 
 /// A disk that is full has room again some day.

@@ -23,7 +23,7 @@ pub use checkpoint::{
 };
 pub use error::WatchError;
 pub use keeper::Memory;
-pub use ledger::{Ledger, LedgerError};
+pub use ledger::{Forgotten, Ledger, LedgerError, Remembered, Stood, remembered};
 pub use metrics::WatcherMetrics;
 pub use resync::Requests;
 pub use service::{ServiceError, run};

@@ -1,9 +1,13 @@
 //! `syncline explain INDEX ID`: where one document is, from the source to the target.
 
 mod conclude;
+mod report;
 
-use bus::{Bus, Letters, Trail, dead_letters::Address, stream};
+use std::path::{Path, PathBuf};
+
+use bus::{Bus, Letters, dead_letters::Address, stream};
 use config::{CommaList, SecretFileError};
+use es_watcher::{LedgerError, Remembered};
 use model::{DocumentId, IndexName, NameError, Version};
 use runtime::{
     exit::{self, Exit},
@@ -12,13 +16,13 @@ use runtime::{
 use search::{Client, Found, MgetOptions, SourceArgs, TargetArgs};
 use serde_json::Value;
 
-use conclude::{AtSource, AtTarget, Facts, Reader};
+use conclude::{AtSource, AtTarget, Facts, InLedger, Reader};
+use report::{HistoryView, LedgerView, LogView, ReaderView, Report};
 
-/// Follows one document: what the source has of it, what the log, how far its readers are, what the target
-/// has, and whether it is a dead letter.
+/// Follows one document: what the source has of it, what the watcher's ledger, what the log, how far its
+/// readers are, what the target has, and whether it is a dead letter.
 ///
-/// It reads and changes nothing. The checkpoint folder of a watcher is not looked at: it belongs to the
-/// process that has it open.
+/// It reads and changes nothing. The watcher may run meanwhile.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// The index.
@@ -39,9 +43,16 @@ pub(crate) struct Args {
     /// JetStream stream; looked at when a NATS URL is given.
     #[arg(long, env = "STREAM", default_value = stream::ES_CHANGES, value_name = "NAME")]
     stream: String,
+    /// The watcher's folder, on the machine where it runs: what its ledger knows of the document. Not looked
+    /// at when it is not given.
+    #[arg(long, env = "CHECKPOINT_PATH", value_name = "PATH")]
+    checkpoint_path: Option<PathBuf>,
     /// How many of the stream's newest messages are looked at.
     #[arg(long, default_value = "2000", value_name = "N")]
     messages: u64,
+    /// Print one JSON object; its shape is in docs/operations.md.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     source_access: SourceArgs,
     #[command(flatten)]
@@ -67,6 +78,10 @@ enum ExplainError {
     Secret(#[from] SecretFileError),
     #[error(transparent)]
     Bus(#[from] bus::Error),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error("cannot print the report as JSON: {0}")]
+    Json(#[from] serde_json::Error),
 }
 
 pub(crate) async fn run(args: Args) -> Exit {
@@ -104,28 +119,48 @@ async fn explain(args: &Args) -> Result<(), ExplainError> {
         .await
         .map_err(ExplainError::Target)?;
 
-    let mut facts = Facts::default();
     let at_source = wanted
         .look_up(&source)
         .await
         .map_err(ExplainError::Source)?;
-    match &at_source {
-        Some(found) => {
-            let shard = source.shard_of(&wanted.index, wanted.routing.unwrap_or(&args.id));
-            println!("source  {}", describe(found, shard.await.ok()));
-        }
-        None => println!("source  not found"),
-    }
+    let shard = source.shard_of(&wanted.index, wanted.routing.unwrap_or(&args.id));
+    let shard = shard.await.ok(); // it needs a privilege that nothing else does
+    let mut facts = Facts {
+        routing: args.routing.clone(),
+        ..Facts::default()
+    };
     facts.source = at_source.as_ref().and_then(|found| {
         let seq_no = found.seq_no?;
         Some(AtSource { seq_no })
     });
+    let ledger = match &args.checkpoint_path {
+        None => LedgerView::NotLookedAt,
+        Some(folder) => {
+            wanted
+                .look_into_ledger(&source, folder, shard, &mut facts)
+                .await?
+        }
+    };
+    let mut report = Report {
+        index: args.index.clone(),
+        id: args.id.clone(),
+        routing: args.routing.clone(),
+        source: at_source
+            .as_ref()
+            .map(|found| report::AtSource::new(found, shard)),
+        ledger,
+        log: LogView::NotLookedAt,
+        readers: Vec::new(),
+        letters: Vec::new(),
+        target: None,
+        conclusion: facts.conclusion(),
+    };
     if let Some(options) = args.nats.options("syncline-explain")? {
         let bus = options.connect().await?;
-        wanted.look_into_log(&bus, args, &mut facts).await?;
-        wanted.look_for_letter(&bus, args, &mut facts).await?;
-    } else {
-        println!("log     not looked at: give --nats-url");
+        report.log = wanted
+            .look_into_log(&bus, args, &mut facts, &mut report.readers)
+            .await?;
+        report.letters = wanted.look_for_letters(&bus, args, &mut facts).await?;
     }
     let at_target = wanted
         .look_up(&target)
@@ -136,16 +171,15 @@ async fn explain(args: &Args) -> Result<(), ExplainError> {
         let same = at_source.as_ref().map(|source| same_content(source, found));
         Some(AtTarget { version, same })
     });
-    match facts.target {
-        Some(at) => println!(
-            "target  found: version {} (epoch {}, _seq_no {})",
-            at.version,
-            at.version.epoch(),
-            at.version.position()
-        ),
-        None => println!("target  not found"),
+    report.target = facts.target.map(|at| report::AtTarget {
+        version: at.version.into(),
+        same_content: at.same,
+    });
+    report.conclusion = facts.conclusion();
+    match args.json {
+        true => println!("{}", serde_json::to_string_pretty(&report)?),
+        false => print!("{report}"),
     }
-    println!("\n{}", facts.conclusion());
     Ok(())
 }
 
@@ -169,20 +203,79 @@ impl Wanted<'_> {
         }
     }
 
+    /// What the watcher's ledger has of it. An earlier history is told only where it knows the document.
+    async fn look_into_ledger(
+        &self,
+        source: &Client,
+        folder: &Path,
+        shard: Option<u32>,
+        facts: &mut Facts,
+    ) -> Result<LedgerView, ExplainError> {
+        let folder_name = folder.display().to_string();
+        let Some(remembered) = es_watcher::remembered(folder, &self.index, &self.id)? else {
+            return Ok(LedgerView::Missing {
+                folder: folder_name,
+            });
+        };
+        // Where the statistics are denied, or the index is gone, nobody can say which history it is.
+        let stats = source.shard_stats(&[&self.index]).await.ok();
+        let is_current = |known: &Remembered| {
+            let stats = stats.as_ref()?;
+            let has = stats.iter().any(|stats| {
+                stats.shard == known.shard
+                    && stats.index_uuid == known.index_uuid
+                    && stats.history_uuid == known.history_uuid
+            });
+            Some(has && !known.over)
+        };
+        facts.ledger = Some(InLedger::Unknown);
+        let mut histories = Vec::new();
+        for known in remembered {
+            let current = is_current(&known);
+            let has_it = known.standing.is_some() || known.forgotten.is_some();
+            let would_have_it =
+                current != Some(false) && shard.is_none_or(|shard| shard == known.shard);
+            if !has_it && !would_have_it {
+                continue;
+            }
+            if current != Some(false) {
+                match (&known.standing, &facts.ledger) {
+                    (Some(stood), _) => {
+                        facts.ledger = Some(InLedger::Known {
+                            seq_no: stood.seq_no,
+                            routing: stood.routing.as_deref().map(str::to_owned),
+                        });
+                    }
+                    (None, Some(InLedger::Unknown)) if known.forgotten.is_some() => {
+                        facts.ledger = Some(InLedger::Forgotten);
+                    }
+                    (None, _) => {}
+                }
+            }
+            histories.push(HistoryView::new(known, current));
+        }
+        Ok(LedgerView::Read {
+            folder: folder_name,
+            histories,
+        })
+    }
+
     async fn look_into_log(
         &self,
         bus: &Bus,
         args: &Args,
         facts: &mut Facts,
-    ) -> Result<(), ExplainError> {
+        readers: &mut Vec<ReaderView>,
+    ) -> Result<LogView, ExplainError> {
         let name = &args.stream;
         let document = (self.id.as_str(), self.routing);
         let trail = bus::trail(bus, name, self.index.as_str(), document, args.messages).await?;
         let (Some(trail), Some(info)) = (trail, stream::info(bus, name).await?) else {
-            println!("log     there is no stream {name}");
-            return Ok(());
+            return Ok(LogView::Missing {
+                stream: name.clone(),
+            });
         };
-        print_trail(name, &trail);
+        let view = LogView::read(name, &trail);
         let own = trail
             .mentions
             .into_iter()
@@ -190,92 +283,47 @@ impl Wanted<'_> {
         facts.newest = own.max_by_key(|mention| (mention.version, mention.sequence));
         for reader in bus::readers(bus, &info).await? {
             let newest = facts.newest.as_ref();
-            if newest.is_some_and(|newest| !reader.reads(&newest.subject)) {
-                println!("reader  {}: does not read it", reader.consumer);
-                continue;
-            }
-            let behind = info.last_sequence.saturating_sub(reader.floor);
-            let state = if reader.held { "" } else { ", not running" };
-            println!(
-                "reader  {}: everything up to message {} is settled, {behind} are not{state}",
-                reader.consumer, reader.floor
-            );
-            facts.readers.push(Reader {
-                name: reader.consumer,
+            let reads = newest.is_none_or(|newest| reader.reads(&newest.subject));
+            readers.push(ReaderView {
+                name: reader.consumer.clone(),
+                reads,
                 floor: reader.floor,
+                behind: info.last_sequence.saturating_sub(reader.floor),
+                running: reader.held,
             });
+            if reads {
+                facts.readers.push(Reader {
+                    name: reader.consumer,
+                    floor: reader.floor,
+                });
+            }
         }
-        Ok(())
+        Ok(view)
     }
 
-    async fn look_for_letter(
+    async fn look_for_letters(
         &self,
         bus: &Bus,
         args: &Args,
         facts: &mut Facts,
-    ) -> Result<(), ExplainError> {
+    ) -> Result<Vec<report::LetterView>, ExplainError> {
         let letters = Letters::new(bus, stream::ES_DLQ);
         let filter = Address::filter_about(self.index.as_str(), self.id.as_str(), self.routing);
         let mut pages = letters.list(&filter).await?;
+        let mut found = Vec::new();
         loop {
             let page = pages.next().await?;
             if page.is_empty() {
-                return Ok(());
+                return Ok(found);
             }
             for letter in page
                 .into_iter()
                 .filter(|letter| letter.stream == args.stream)
             {
-                println!(
-                    "letter  of reader {}, refused {} ×: {}",
-                    letter.reader().unwrap_or("-"),
-                    letter.attempts,
-                    letter.reason
-                );
+                found.push((&letter).into());
                 facts.letter = Some(letter);
             }
         }
-    }
-}
-
-fn describe(found: &Found, shard: Option<u32>) -> String {
-    let number = |number: Option<u64>| number.map_or("-".to_owned(), |number| number.to_string());
-    format!(
-        "found: _seq_no {}, _primary_term {}, _version {}, shard {}",
-        number(found.seq_no),
-        number(found.primary_term),
-        number(found.version),
-        number(shard.map(u64::from)),
-    )
-}
-
-fn print_trail(name: &str, trail: &Trail) {
-    let older = if trail.more {
-        "; older ones were not looked at (--messages)"
-    } else {
-        ""
-    };
-    let looked = match trail.from > trail.to {
-        true => "it holds no messages".to_owned(),
-        false => format!("looked at messages {} to {}{older}", trail.from, trail.to),
-    };
-    println!("log     {name}: {looked}");
-    if trail.mentions.is_empty() && trail.from <= trail.to {
-        println!("        none of them is about it");
-    }
-    for mention in &trail.mentions {
-        let replay = mention.replay.as_ref();
-        let replay = replay.map_or(String::new(), |reader| {
-            format!(", a dead letter sent again for {reader}")
-        });
-        println!(
-            "        message {}: {} at version {} (epoch {}, _seq_no {}){replay}",
-            mention.sequence,
-            mention.operation,
-            mention.version,
-            mention.version.epoch(),
-            mention.version.position(),
-        );
     }
 }
 

@@ -19,10 +19,11 @@ use super::{
     Capture, Look,
     beginning::{Beginning, say_farewell},
     definitions::Follower,
+    identity::Identity,
     inheritance::{Read, inherit},
     pace::Pace,
     refresh::{Refresher, refresh_interval},
-    shard::ShardReader,
+    shard::{ShardReader, Shared},
 };
 use crate::{
     checkpoint::ShardKey,
@@ -246,18 +247,12 @@ impl Watcher {
         }
         self.refused.remove(&index.uuid);
         let definition = self.capture.client.definition(&index.name).await?;
-        let interval = refresh_interval(definition.settings.get());
-        let refresher = Refresher::new(index.name.clone(), index.uuid.clone(), interval);
         self.capture.observer.found(&index);
         let (capture, looks) = (Arc::clone(&self.capture), self.looks.subscribe());
         let (name, uuid) = (index.name.clone(), index.uuid.clone());
-        let reader = self.readers.spawn(read_index(
-            capture,
-            index,
-            definition,
-            Arc::new(refresher),
-            looks,
-        ));
+        let reader = self
+            .readers
+            .spawn(read_index(capture, index, definition, looks));
         let watched = Watched {
             name,
             open: true,
@@ -273,42 +268,34 @@ async fn read_index(
     capture: Arc<Capture>,
     index: IndexInfo,
     definition: IndexDefinition,
-    refresher: Arc<Refresher>,
     looks: watch::Receiver<Arc<Look>>,
 ) -> Result<(), Fault> {
-    let beginning = Beginning::new(
-        index.name.clone(),
-        index.uuid.clone(),
-        index.shards,
-        definition,
-    );
-    let beginning = Arc::new(beginning);
+    let (name, uuid) = (index.name, index.uuid);
+    let interval = refresh_interval(definition.settings.get());
     let (read, reading) = watch::channel(Read::new());
-    let read = Arc::new(read);
+    let shared = Arc::new(Shared {
+        refresher: Refresher::new(name.clone(), uuid.clone(), interval),
+        beginning: Beginning::new(name.clone(), uuid.clone(), index.shards, definition),
+        identity: Identity::new(name.clone()),
+        read,
+    });
     let mut shards = JoinSet::new();
     for shard in 0..index.shards {
         let key = ShardKey {
-            index: index.name.clone(),
+            index: name.clone(),
             shard,
         };
-        let reader = ShardReader::new(
-            Arc::clone(&capture),
-            Arc::clone(&refresher),
-            Arc::clone(&beginning),
-            key,
-            index.uuid.clone(),
-            looks.clone(),
-            Arc::clone(&read),
-        );
+        let (capture, shared) = (Arc::clone(&capture), Arc::clone(&shared));
+        let reader = ShardReader::new(capture, shared, key, uuid.clone(), looks.clone());
         shards.spawn(reader.run());
     }
-    drop(read); // the inheritance ends with the readers
+    drop(shared); // the inheritance ends with the readers
     if let Some(ledger) = capture.ledger.clone() {
         shards.spawn(inherit(
             Arc::clone(&capture),
             ledger,
-            index.name.clone(),
-            index.uuid.clone(),
+            name.clone(),
+            uuid,
             index.shards,
             reading,
         ));
@@ -316,7 +303,7 @@ async fn read_index(
     while let Some(ended) = shards.join_next().await {
         ended.unwrap_or_else(|panic| Err(Fault::fatal(panic)))?;
     }
-    capture.observer.read(&index.name);
+    capture.observer.read(&name);
     Ok(())
 }
 
@@ -329,7 +316,7 @@ fn is_passing(error: &WatchError) -> bool {
             search::retry::classify(error) == search::retry::Decision::Retry
         }
         WatchError::NoIndex { waits, .. } => *waits,
-        WatchError::Uncapturable { .. } => false,
+        WatchError::Uncapturable { .. } | WatchError::Gone { .. } => false,
     }
 }
 

@@ -7,6 +7,7 @@
 //!   -> per shard: what is missing?                cursor.rs
 //!        -> refresh the index, once for all       refresh.rs
 //!        -> read windows up to the checkpoint     shard.rs, page.rs
+//!        -> of the index that is meant            identity.rs
 //!        -> count what is alive, now and then     hunt.rs, deletes.rs
 //!        -> read once more what is asked for      shard/again.rs
 //! per index: what an earlier history left behind  inheritance.rs
@@ -20,6 +21,7 @@ mod cursor;
 mod definitions;
 mod deletes;
 mod hunt;
+mod identity;
 mod inheritance;
 mod looks;
 mod pace;

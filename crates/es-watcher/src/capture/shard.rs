@@ -18,6 +18,7 @@ use super::{
     Capture, Look,
     beginning::Beginning,
     cursor::{Cursor, Range, Standing},
+    identity::Identity,
     inheritance::Read,
     page::read_whole_numbers,
     refresh::Refresher,
@@ -28,19 +29,27 @@ use missing::Deletes;
 
 use crate::{
     checkpoint::{Checkpoint, History, ShardKey},
+    error::WatchError,
     ledger::{self, Noted},
 };
+
+/// What the readers of an index's shards share.
+pub(crate) struct Shared {
+    pub(crate) refresher: Refresher,
+    pub(crate) beginning: Beginning,
+    pub(crate) identity: Identity,
+    /// Is told which shards are read.
+    pub(crate) read: watch::Sender<Read>,
+}
 
 /// Reads one shard of one index.
 pub(crate) struct ShardReader {
     capture: Arc<Capture>,
-    refresher: Arc<Refresher>,
-    beginning: Arc<Beginning>,
+    shared: Arc<Shared>,
     key: Arc<ShardKey>,
     index_uuid: String,
     partition: Arc<str>,
     looks: watch::Receiver<Arc<Look>>,
-    read: Arc<watch::Sender<Read>>,
     sizer: PageSizer,
     backoff: Backoff,
 }
@@ -79,22 +88,18 @@ impl Reading {
 impl ShardReader {
     pub(crate) fn new(
         capture: Arc<Capture>,
-        refresher: Arc<Refresher>,
-        beginning: Arc<Beginning>,
+        shared: Arc<Shared>,
         key: ShardKey,
         index_uuid: String,
         looks: watch::Receiver<Arc<Look>>,
-        read: Arc<watch::Sender<Read>>,
     ) -> ShardReader {
         ShardReader {
             capture,
-            refresher,
-            beginning,
+            shared,
             partition: format!("elasticsearch/{index_uuid}/{}", key.shard).into(),
             key: Arc::new(key),
             index_uuid,
             looks,
-            read,
             sizer: PageSizer::default(),
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(5)),
         }
@@ -110,7 +115,7 @@ impl ShardReader {
             let Some(stats) = look.shard(&self.key.index, &self.index_uuid, self.key.shard) else {
                 continue; // no primary at the moment
             };
-            self.beginning.follow(&self.capture, &look).await?;
+            self.shared.beginning.follow(&self.capture, &look).await?;
             let standing = Standing::new(look.asked, stats);
             let reading = match &mut reading {
                 Some(reading) if reading.history.history_uuid == stats.history_uuid => reading,
@@ -139,7 +144,9 @@ impl ShardReader {
                 Err(Stop::TakenBack) => {
                     *reading = self.begin_anew(&look, reading, &standing).await?
                 }
-                Err(Stop::Gone) => return Ok(()),
+                // Discovery finds the one that has its name now, if there is one.
+                Err(Stop::Gone) if self.capture.options.follow => return Ok(()),
+                Err(Stop::Gone) => return Err(self.gone_in_the_middle()),
                 Err(Stop::Failed(fault)) => return Err(fault),
             }
         }
@@ -156,7 +163,8 @@ impl ShardReader {
             index_uuid: self.index_uuid.clone(),
             history_uuid: history_uuid.to_owned(),
         };
-        let beginning = self.beginning.of(&self.capture, look, &self.key, &history);
+        let beginning = &self.shared.beginning;
+        let beginning = beginning.of(&self.capture, look, &self.key, &history);
         let start = beginning.await?;
         self.read_from(history, start, standing).await
     }
@@ -178,9 +186,8 @@ impl ShardReader {
         // Nothing that was read before may be entered in the new book.
         self.capture.stage.settled().await?;
         let history = reading.history.clone();
-        let beginning = self
-            .beginning
-            .anew(&self.capture, look, &self.key, &history);
+        let beginning = &self.shared.beginning;
+        let beginning = beginning.anew(&self.capture, look, &self.key, &history);
         let start = beginning.await?;
         self.read_from(history, start, standing).await
     }
@@ -260,6 +267,7 @@ impl ShardReader {
     async fn visible(&mut self, look: &Look, standing: &Standing) -> Result<(), Stop> {
         let (capture, shard) = (&self.capture, self.key.shard);
         let ensured = self
+            .shared
             .refresher
             .ensure(capture, look, standing, shard, &mut self.looks);
         ensured.await.map_err(Stop::from)
@@ -327,6 +335,7 @@ impl ShardReader {
         let documents = page.hits.len();
         self.capture.throttle.take(documents).await;
         if !page.hits.is_empty() {
+            self.prove(&reading.history, standing, complete).await?;
             let changes = page.hits.into_iter().map(|hit| change(hit, &reading.start));
             let changes: Result<Vec<Change>, Fault> = changes.collect();
             let mut changes = changes.map_err(Stop::Failed)?;
@@ -341,6 +350,18 @@ impl ShardReader {
             upto,
             documents,
         })
+    }
+
+    /// Makes sure that what was read of the shard until a moment was read of that history.
+    async fn prove(
+        &self,
+        history: &History,
+        standing: &Standing,
+        read: Instant,
+    ) -> Result<(), Stop> {
+        let copy = self.copy(standing);
+        let identity = &self.shared.identity;
+        identity.prove(&self.capture, copy, history, read).await
     }
 
     /// Between two pages: what a newer look says about those already read.
@@ -421,6 +442,11 @@ impl ShardReader {
             batch: Arc::new(batch),
             position,
         }
+    }
+
+    fn gone_in_the_middle(&self) -> Fault {
+        let index = self.key.index.clone();
+        WatchError::Gone { index }.into()
     }
 
     /// A round is lost: what is not certain is read again after a pause.

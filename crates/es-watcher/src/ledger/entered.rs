@@ -76,6 +76,13 @@ impl Entered {
         standing
     }
 
+    /// The newest number of a document, and its value.
+    pub(super) fn newest(&self, key: Key) -> Option<(u64, &[u8])> {
+        let all = self.documents.iter().filter(|document| document.key == key);
+        let newest = all.max_by_key(|document| document.seq_no)?;
+        Some((newest.seq_no, &self.values[newest.value.clone()]))
+    }
+
     pub(super) fn clear(&mut self) {
         self.documents.clear();
         self.values.clear();

@@ -43,17 +43,7 @@ impl Journal {
         File::open(folder)?.sync_all()?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
-        let (mut length, mut digest) = (0, round);
-        while let Some((record, own)) = record(&bytes[length..], digest) {
-            take(record).ok_or_else(|| {
-                io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "a record of the journal makes no sense",
-                )
-            })?;
-            length += HEADER + record.len();
-            digest = own;
-        }
+        let (length, digest) = records(&bytes, round, &mut take)?;
         Ok(Journal {
             file,
             length: length as u64,
@@ -81,6 +71,39 @@ impl Journal {
         self.digest = round;
         self.length = 0;
     }
+}
+
+/// Hands each record of a round in a folder's journal to `take`, for somebody who does not write it.
+pub(super) fn read(
+    folder: &Path,
+    round: u64,
+    mut take: impl FnMut(&[u8]) -> Option<()>,
+) -> io::Result<()> {
+    match std::fs::read(folder.join(FILE)) {
+        Ok(bytes) => records(&bytes, round, &mut take).map(drop),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Hands each record of a round to `take`, and returns how long they are together and the last digest.
+fn records(
+    bytes: &[u8],
+    round: u64,
+    take: &mut impl FnMut(&[u8]) -> Option<()>,
+) -> io::Result<(usize, u64)> {
+    let (mut length, mut digest) = (0, round);
+    while let Some((record, own)) = record(&bytes[length..], digest) {
+        take(record).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a record of the journal makes no sense",
+            )
+        })?;
+        length += HEADER + record.len();
+        digest = own;
+    }
+    Ok((length, digest))
 }
 
 /// The record at the beginning of `bytes` and its digest, if it is the one that follows a digest.

@@ -28,6 +28,7 @@ mod rows;
 mod stage;
 mod store;
 mod trail;
+mod visit;
 
 use std::path::PathBuf;
 
@@ -37,6 +38,7 @@ use crate::{History, ShardKey};
 
 pub(crate) use stage::{Noted, Stage, Staged};
 pub use store::Ledger;
+pub use visit::{Forgotten, Remembered, Stood, remembered};
 
 /// How many sequence numbers are counted together, as a power of two. Smaller blocks mean more to
 /// count, larger ones more to read when one differs.

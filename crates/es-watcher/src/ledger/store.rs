@@ -36,7 +36,7 @@ const NAME: &str = "\0name";
 /// Under which title the stream's name stands.
 const STREAM: &str = "\0stream";
 /// Under which title the round of the journal stands that is not in the tables yet.
-const ROUND: &str = "\0round";
+pub(super) const ROUND: &str = "\0round";
 /// A table of the layout before this one.
 const OLD_TABLE: &str = "seen";
 
@@ -478,7 +478,7 @@ impl Ledger {
     }
 }
 
-fn opening(path: &Path, error: OpenError) -> LedgerError {
+pub(super) fn opening(path: &Path, error: OpenError) -> LedgerError {
     match error {
         OpenError::Io(reason) => LedgerError::Open {
             path: path.to_owned(),

@@ -50,6 +50,8 @@ pub(crate) fn commit(
     change: impl FnOnce(&mut RwTxn) -> Result<(), heed::Error>,
 ) -> Result<(), CommitError> {
     let commit = || {
+        // A visitor that was killed while it read would hold pages back for ever.
+        env.clear_stale_readers()?;
         let mut txn = env.write_txn()?;
         change(&mut txn)?;
         txn.commit()
@@ -65,8 +67,8 @@ pub(crate) fn has_to_be_opened_anew(error: &heed::Error) -> bool {
     matches!(error, heed::Error::Mdb(heed::MdbError::Panic))
 }
 
-/// Opens the environment in `folder`, or creates it. No other process may have it open: the caller
-/// holds a lock, or has just made the folder. `look` sees the file before LMDB does.
+/// Opens the environment in `folder`, or creates it. No other process may write it: the caller holds a
+/// lock, or has just made the folder. `look` sees the file before LMDB does.
 #[allow(
     unsafe_code,
     reason = "LMDB maps its file; ADR 0004 says what that costs and pays"
@@ -82,11 +84,21 @@ pub(crate) fn open(
         .map_err(OpenError::Damaged)?;
     let mut options = EnvOpenOptions::new();
     options.map_size(MAP_BYTES).max_dbs(8).max_readers(512);
-    // SAFETY: nobody else has the file open, the flags are either none or those of a file that is
-    // never opened again, and nothing but its headers is read before its length is checked.
+    // SAFETY: nobody else writes the file, the flags are either none, or to read alone, or those of a
+    // file that is never opened again, and nothing but its headers is read before its length is checked.
     let env = unsafe { options.flags(flags).open(folder) }?;
     check_length(&env).map_err(OpenError::Damaged)?;
     Ok(env)
+}
+
+/// Opens the environment in `folder` to read it, while another process of this machine may write it; `None`
+/// where there is none. Its pages are not walked: they change.
+pub(crate) fn visit(folder: &Path) -> Result<Option<Env>, OpenError> {
+    match folder.join(FILE).try_exists() {
+        Ok(true) => open(folder, EnvFlags::READ_ONLY, |_| Ok(())).map(Some),
+        Ok(false) => Ok(None),
+        Err(error) => Err(OpenError::Io(error.to_string())),
+    }
 }
 
 /// LMDB takes a file without headers for a new one; for us, a file that is there has to be whole.

@@ -52,17 +52,30 @@ pub(crate) async fn start(
     refresh: SourceRefresh,
     ledger: Ledger,
 ) -> SearchSource {
-    let config = ClientConfig::new(vec![Url::parse(url).unwrap()]);
-    let client = Client::connect(&config).await.unwrap();
     let options = SourceOptions {
+        refresh,
+        ..options(index)
+    };
+    start_with(url, options, ledger).await
+}
+
+/// How an index is followed.
+pub(crate) fn options(index: &str) -> SourceOptions {
+    SourceOptions {
         indices: index.parse().unwrap(),
         poll_interval: Duration::from_millis(50),
-        refresh,
+        refresh: SourceRefresh::Force,
         searches: 4,
         max_rate: None,
         follow: true,
         deletes: Deletes::Every(Duration::from_secs(1)),
-    };
+    }
+}
+
+/// The same with options of its own.
+pub(crate) async fn start_with(url: &str, options: SourceOptions, ledger: Ledger) -> SearchSource {
+    let config = ClientConfig::new(vec![Url::parse(url).unwrap()]);
+    let client = Client::connect(&config).await.unwrap();
     let memory = Memory {
         checkpoints: Checkpoints::in_memory(),
         ledger: Some(ledger),

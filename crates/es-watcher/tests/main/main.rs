@@ -4,6 +4,7 @@
 
 mod follower;
 mod load;
+mod recreated;
 
 use std::time::Duration;
 

@@ -55,7 +55,12 @@ const ROLES: [Role; 3] = [
         name: "syncline-verify",
         purpose: "both sides of verify",
         open_search: (
-            &["cluster:monitor/main", "indices:data/read/mget"],
+            &[
+                "cluster:monitor/main",
+                "indices:data/read/mget",
+                "indices:data/read/scroll",
+                "indices:data/read/scroll/clear",
+            ],
             &[
                 "indices:admin/get",
                 "indices:monitor/stats",
@@ -108,6 +113,7 @@ pub(crate) fn page(indices: &IndexPatterns, json: bool) -> String {
          Without indices:data/read/mget at the source run with --deletes off: what is deleted there then stays at the target.\n\
          Without indices:admin/aliases at the target (on indices and aliases) aliases are not carried, which is said.\n\
          Without cluster:monitor/state at the source changes of mappings are noticed once a minute only.\n\
+         Without indices:data/read/scroll (and its clear) verify reads by sequence number, which costs the cluster more.\n\
          verify --delete-extra needs syncline-target's privileges at the target too.\n",
     );
     page

@@ -5,9 +5,10 @@ use serde_json::json;
 
 use super::{index_name, nodes};
 use crate::support::{
+    corpus,
     equal::until_equal,
     pipeline::Pipeline,
-    program::{PATIENCE, Program, run},
+    program::{PATIENCE, Program, run, text},
 };
 
 #[tokio::test]
@@ -18,7 +19,9 @@ async fn the_way_of_a_document_is_told_wherever_it_is() -> Result<()> {
     let pipeline = Pipeline::new(&source.url(), &target.url(), &index).await?;
     let explain = async |id: &str, more: &[&str]| {
         let (from, to, nats) = (source.url(), target.url(), pipeline.nats.url());
+        let folder = text(&pipeline.checkpoint_path("watcher"));
         let flags = ["--source", &from, "--target", &to, "--nats-url", &nats];
+        let flags = [&flags[..], &["--checkpoint-path", &folder]].concat();
         let ended = run([&["explain", &index, id], &flags[..], more].concat()).await?;
         Ok::<String, anyhow::Error>(ended.success()?.stdout)
     };
@@ -30,7 +33,11 @@ async fn the_way_of_a_document_is_told_wherever_it_is() -> Result<()> {
     };
     says(
         &explain("1", &[]).await?,
-        &["there is no stream", "neither side has it"],
+        &[
+            "ledger  there is none in",
+            "there is no stream",
+            "neither side has it",
+        ],
     )?;
 
     let strict =
@@ -60,6 +67,8 @@ async fn the_way_of_a_document_is_told_wherever_it_is() -> Result<()> {
     says(
         &explain("1", &[]).await?,
         &[
+            "ledger  shard 0 (epoch 0), read up to ",
+            ": known at _seq_no 0\n",
             "version 0 (epoch 0, _seq_no 0)",
             "reader  es-writer",
             "equal: ",
@@ -67,8 +76,19 @@ async fn the_way_of_a_document_is_told_wherever_it_is() -> Result<()> {
     )?;
     says(
         &explain("routed", &[]).await?,
-        &["neither side has it", "--routing"],
+        &[
+            "written with the routing \"de\"",
+            "neither side has it",
+            "--routing de",
+        ],
     )?;
+    let json: serde_json::Value = serde_json::from_str(&explain("1", &["--json"]).await?)?;
+    ensure!(
+        json["conclusion"]["state"] == "equal"
+            && json["ledger"]["histories"][0]["seq_no"] == 0
+            && json["ledger"]["histories"][0]["current"] == true,
+        "{json:#}"
+    );
     says(
         &explain("routed", &["--routing", "de"]).await?,
         &["equal: "],
@@ -129,8 +149,88 @@ async fn the_way_of_a_document_is_told_wherever_it_is() -> Result<()> {
         &[
             "source  not found",
             "deleted at the source, and the delete is not found yet",
+            "the watcher still knows the document",
         ],
-    )
+    )?;
+    target_http
+        .put_json(&path("ghost"), &json!({ "n": 3 }))
+        .await?;
+    says(
+        &explain("ghost", &[]).await?,
+        &[": not known\n", "--delete-extra"],
+    )?;
+    let (watcher, writer) = (pipeline.watcher()?, pipeline.writer()?);
+    testkit::wait_until("the delete is at the target", PATIENCE, async || {
+        target_http.get_json(&path("gone")).await.is_err()
+    })
+    .await?;
+    says(
+        &explain("gone", &[]).await?,
+        &["it stood at _seq_no 2; its delete was published"],
+    )?;
+    // Another index of the name: what the old one had is not what there is.
+    source_http.delete(&format!("/{index}")).await?;
+    source_http
+        .put_json(&format!("/{index}"), &one_shard)
+        .await?;
+    source_http
+        .put_json(&path("new"), &json!({ "n": 1 }))
+        .await?;
+    testkit::wait_until("the new index is at the target", PATIENCE, async || {
+        target_http.get_json(&path("new")).await.is_ok()
+    })
+    .await?;
+    says(
+        &explain("new", &[]).await?,
+        &["(epoch 1), read up to 0: known at _seq_no 0", "equal: "],
+    )?;
+    watcher.stop().await?;
+    writer.stop().await
+}
+
+/// The ledger is written all the time: journal and tables change places, entries are forgotten.
+#[tokio::test]
+async fn the_ledger_of_a_busy_watcher_is_read_without_disturbing_it() -> Result<()> {
+    let (source, target) = nodes().await;
+    let (source_http, target_http) = (source.http(), target.http());
+    let index = index_name("explain-busy");
+    let mut pipeline = Pipeline::new(&source.url(), &target.url(), &index).await?;
+    pipeline.of_watcher = ["--deletes", "100ms"].map(str::to_owned).into();
+    corpus::create(&source_http, &index, 1, false).await?;
+    corpus::index_numbers(&source_http, &index, 0..200, 0).await?;
+    let (watcher, writer) = (pipeline.watcher()?, pipeline.writer()?);
+    until_equal(&source_http, &target_http, &index, PATIENCE).await?;
+    let (from, to) = (source.url(), target.url());
+    let folder = text(&pipeline.checkpoint_path("watcher"));
+    let load = async {
+        for round in 1..=12 {
+            corpus::index_numbers(&source_http, &index, 100 * round..100 * round + 300, round)
+                .await?;
+            let below = json!({ "range": { "number": { "gte": 1, "lt": 100 * round } } });
+            corpus::delete_by_query(&source_http, &index, below).await?;
+        }
+        Ok::<(), anyhow::Error>(())
+    };
+    let asking = async {
+        for _ in 0..12 {
+            let flags = [
+                "--source",
+                &from,
+                "--target",
+                &to,
+                "--checkpoint-path",
+                &folder,
+            ];
+            let asked = run([&["explain", &index, "0", "--json"], &flags[..]].concat()).await?;
+            let said: serde_json::Value = serde_json::from_str(&asked.success()?.stdout)?;
+            ensure!(said["ledger"]["histories"][0]["seq_no"] == 0, "{said:#}");
+        }
+        Ok(())
+    };
+    tokio::try_join!(load, asking)?;
+    until_equal(&source_http, &target_http, &index, PATIENCE).await?;
+    watcher.stop().await?;
+    writer.stop().await
 }
 
 /// Waits until the last change is there; one document never comes.

@@ -189,6 +189,8 @@ impl ShardReader {
         for some in named.chunks(TOGETHER) {
             let origin = Origin::now(Arc::clone(&self.partition));
             let hits = self.find(some, reading, standing).await?;
+            self.prove(&reading.history, standing, Instant::now())
+                .await?;
             let found = |named: &&Named| {
                 hits.iter().any(|hit| {
                     let routed = named.routing.is_none()
@@ -212,6 +214,8 @@ impl ShardReader {
         }
         let gone = self
             .gone(&missing, ceiling, standing, &mut answered)
+            .await?;
+        self.prove(&reading.history, standing, Instant::now())
             .await?;
         // A copy that was deposed meanwhile may have answered from the past.
         self.look_again(reading)?;
@@ -322,7 +326,7 @@ impl ShardReader {
             requests: self.capture.requests.clone(),
             request: Arc::clone(&again.request),
             shard: self.key.shard,
-            of: self.beginning.shards(),
+            of: self.shared.beginning.shards(),
             answered: again.answered.clone(),
         };
         let origin = Origin::now(Arc::clone(&self.partition));
@@ -338,7 +342,7 @@ impl ShardReader {
         self.capture.requests.answer(
             &again.request,
             self.key.shard,
-            self.beginning.shards(),
+            self.shared.beginning.shards(),
             again.answered.clone(),
         );
     }

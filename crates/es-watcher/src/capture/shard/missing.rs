@@ -104,6 +104,8 @@ impl ShardReader {
         self.visible(look, standing).await?;
         let comparison = self.comparison(&deletes.ledger, deletes.book, standing, upto);
         if !comparison.recognises().await? {
+            self.prove(&reading.history, standing, Instant::now())
+                .await?;
             return Err(Stop::TakenBack);
         }
         deletes.recognised = true;
@@ -139,7 +141,7 @@ impl ShardReader {
                 book: deletes.book,
                 epoch: reading.start.epoch,
             };
-            self.read.send_modify(|read| {
+            self.shared.read.send_modify(|read| {
                 read.insert(self.key.shard, current);
             });
         }
@@ -180,6 +182,10 @@ impl ShardReader {
                     before_ms: now_ms(),
                 };
                 let found = comparison.find(deletes.hunt.under_way()).await?;
+                if !found.unknown.is_empty() {
+                    self.prove(&reading.history, standing, Instant::now())
+                        .await?;
+                }
                 let (now, count) = (Instant::now(), found.suspects.len());
                 self.capture.observer.counted(now - begun, count);
                 deletes
@@ -191,7 +197,10 @@ impl ShardReader {
                 Ok(())
             }
             Step::Ask { ceiling, suspects } => {
-                let gone = comparison.gone(suspects).await?;
+                let gone = comparison.gone(suspects).await;
+                self.prove(&reading.history, standing, Instant::now())
+                    .await?;
+                let gone = gone?;
                 let missed = deletes.missed;
                 self.delete(reading, ceiling, gone, missed)
                     .await

@@ -4,7 +4,7 @@ use model::{Action, Change, DocumentId, IndexName, Version};
 use proptest::prelude::*;
 
 use super::*;
-use crate::ledger::{Counts, Entry, Gone, Shelved, block_of};
+use crate::ledger::{Counts, Entry, Gone, Shelved, Stood, block_of, remembered};
 
 fn shard(number: u32) -> ShardKey {
     let index = IndexName::try_from("movies").unwrap();
@@ -320,4 +320,61 @@ proptest! {
         let counts: Counts = counts.into_iter().collect();
         prop_assert_eq!(ledger.counts(book, 0..=u64::MAX).unwrap(), counts);
     }
+}
+
+/// As it is after the watcher has ended; that it may run meanwhile is shown by the test of `explain`.
+#[test]
+fn a_visitor_sees_a_document_wherever_the_ledger_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let index = shard(0).index;
+    let look = |id: u8| {
+        let id = DocumentId::try_from(name(id).as_str()).unwrap();
+        remembered(folder.path(), &index, &id).unwrap()
+    };
+    assert_eq!(look(3), None);
+    let open = || Ledger::open(&folder.path().join("ledger")).unwrap();
+    let ledger = open();
+    let opened = ledger.begin(&shard(0), &history("h"), Epoch(3), -1);
+    let book = opened.unwrap().book;
+    enter(
+        &ledger,
+        book,
+        &[change(&name(3), 3), change(&name(4), 5)],
+        9,
+    );
+    drop(ledger);
+    let standing = |id| look(id).unwrap()[0].standing.clone();
+    let stood = |seq_no, routing: Option<&str>| {
+        let routing = routing.map(Box::from);
+        Some(Stood { seq_no, routing })
+    };
+    let in_journal = look(3).unwrap();
+    assert_eq!((in_journal.len(), in_journal[0].read_upto), (1, 9));
+    assert_eq!(standing(3), stood(3, Some("röute")));
+    assert_eq!((standing(4), standing(5)), (stood(5, None), None));
+
+    let ledger = open();
+    ledger.settle().unwrap();
+    enter(&ledger, book, &[change(&name(4), 11)], 12);
+    drop(ledger);
+    assert_eq!(standing(3), stood(3, Some("röute")), "from the tables");
+    assert_eq!(standing(4), stood(11, None), "the journal is newer");
+
+    let ledger = open();
+    let gone = Gone {
+        book,
+        entries: vec![entry(3, 3)],
+    };
+    ledger.forget(&[gone.into()], Some(7)).unwrap();
+    ledger
+        .begin(&shard(0), &history("h"), Epoch(4), 12)
+        .unwrap();
+    drop(ledger);
+    let mut found = look(3).unwrap();
+    found.sort_by_key(|one| one.epoch);
+    let told: Vec<(u8, bool, Option<u64>)> = found
+        .iter()
+        .map(|one| (one.epoch.0, one.over, one.forgotten.map(|gone| gone.seq_no)))
+        .collect();
+    assert_eq!(told, [(3, true, Some(3)), (4, false, None)]);
 }
