@@ -5,7 +5,10 @@
 //! older one never takes the place of a newer one, and a new history's of an old one's. It is a convenience:
 //! a target that will not have it gets its documents all the same, and the log says once why.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    time::Duration,
+};
 
 use model::{Action, Change, Document, DocumentId, IndexName, Version};
 use pipeline::{Fault, Outcome};
@@ -16,6 +19,11 @@ use crate::{SearchWriter, writer::fault};
 
 /// The index.
 const INDEX: &str = ".syncline-positions";
+/// How long the target may wait for a shard of it that is away.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often it may be away in a row. The floor waits for positions, and it must not wait for ever for an index
+/// that nobody needs in order to have the documents.
+const MOST_MISSES: u32 = 5;
 
 /// Writes positions.
 #[derive(Debug, Default)]
@@ -24,6 +32,8 @@ pub(crate) struct Positions {
     is_ready: AtomicBool,
     /// Whether somebody was told that it does not work.
     is_refused: AtomicBool,
+    /// How often in a row it was away although the target was there.
+    misses: AtomicU32,
 }
 
 impl Positions {
@@ -57,15 +67,23 @@ impl Positions {
         }
         let changes: Vec<Change> = indices.iter().filter_map(position).collect();
         let changes: Vec<&Change> = changes.iter().collect();
-        let outcomes = writer.bulk(&index, &changes, None).await.map_err(fault)?;
-        for outcome in outcomes {
+        let outcomes = writer.bulk(&index, &changes, Some(PATIENCE)).await;
+        let mut is_away = None;
+        for outcome in outcomes.map_err(fault)? {
             match outcome {
                 Outcome::Applied | Outcome::AlreadyApplied | Outcome::Superseded(_) => {}
-                Outcome::Retry(reason) => {
-                    self.is_ready.store(false, Ordering::Relaxed);
+                Outcome::Retry(reason) => is_away = Some(reason),
+                Outcome::Refused(reason) => self.refused(&reason),
+            }
+        }
+        match is_away {
+            None => self.misses.store(0, Ordering::Relaxed),
+            Some(reason) => {
+                self.is_ready.store(false, Ordering::Relaxed);
+                if self.misses.fetch_add(1, Ordering::Relaxed) < MOST_MISSES {
                     return Err(Fault::retry(reason));
                 }
-                Outcome::Refused(reason) => self.refused(&reason),
+                self.refused(&reason);
             }
         }
         Ok(())
@@ -75,8 +93,8 @@ impl Positions {
         if !self.is_refused.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 %reason,
-                "positions cannot be written to {INDEX}: searches with min_lsn will not be answered; give the user \
-                 create_index and write on it"
+                "positions cannot be written to {INDEX}: searches with min_lsn will not be answered; see that the user \
+                 has create_index and write on it, and that its shards are there"
             );
         }
     }

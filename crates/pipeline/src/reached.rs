@@ -4,21 +4,24 @@
 //! and a process that dies in between is told again. It is written when nothing before it is open but others
 //! of its kind. One request is under way at a time; what comes due meanwhile goes together in the next.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use model::{IndexName, Version};
 use tokio::task::JoinHandle;
 
 use crate::{Fault, Floor};
 
+/// The entries that are told together, and the newest version of each index of theirs.
+type Due = (Vec<u64>, Vec<(IndexName, Version)>);
+
+/// Whether the target was told; not when the process ends first.
+type Telling = JoinHandle<Result<bool, Fault>>;
+
 /// What waits to be told, and what is being told.
 #[derive(Debug, Default)]
 pub(crate) struct Reached {
     waiting: VecDeque<Told>,
-    under_way: Option<(Vec<u64>, JoinHandle<Result<bool, Fault>>)>,
+    under_way: Option<(Vec<u64>, Telling)>,
 }
 
 #[derive(Debug)]
@@ -47,7 +50,7 @@ impl Reached {
     }
 
     /// What may be told now, the newest version of each index. Until it is settled nothing else is due.
-    pub(crate) fn due(&mut self, floor: &Floor) -> Option<(Vec<u64>, Vec<(IndexName, Version)>)> {
+    pub(crate) fn due(&mut self, floor: &Floor) -> Option<Due> {
         if self.under_way.is_some() || self.waiting.is_empty() {
             return None;
         }
@@ -65,7 +68,7 @@ impl Reached {
     }
 
     /// Notes that it is being told.
-    pub(crate) fn begun(&mut self, sequences: Vec<u64>, writing: JoinHandle<Result<bool, Fault>>) {
+    pub(crate) fn begun(&mut self, sequences: Vec<u64>, writing: Telling) {
         self.under_way = Some((sequences, writing));
     }
 

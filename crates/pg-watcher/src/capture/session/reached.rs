@@ -62,8 +62,10 @@ impl Session<'_> {
 
     /// Tells what is to be told by now: everything up to the position was handed on.
     pub(super) fn tell_reached(&mut self) -> Result<(), SourceError> {
+        // In this order: what was never told is due at the moment of the question.
+        let at = self.tells_at();
         let now = Instant::now();
-        if self.tells_at().is_none_or(|at| at > now) {
+        if at.is_none_or(|at| at > now) {
             return Ok(());
         }
         let pause = self.now_and_then();
