@@ -8,6 +8,7 @@ mod config;
 mod file_letters;
 mod follow;
 mod metrics;
+mod positions;
 mod service;
 mod strangers;
 mod writer;

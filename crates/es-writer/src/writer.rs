@@ -9,7 +9,7 @@ use model::{Change, IndexDefinition, IndexName, Lineage, Version, wire};
 use pipeline::{Fault, Outcome, Tenure, Writer};
 use search::{Choices, Client, Error, Existing, Item, Mark, Plan, retry};
 
-use crate::clear;
+use crate::{clear, positions::Positions};
 
 /// Kept of a reader's tenure when a bulk is given its deadline: the answer must be here before its
 /// end.
@@ -30,6 +30,7 @@ pub struct SearchWriter {
     pub(crate) client: Client,
     told: Option<Arc<dyn Told>>,
     choices: Choices,
+    pub(crate) positions: Arc<Positions>,
 }
 
 /// Hears which epochs a target holds.
@@ -54,6 +55,7 @@ impl SearchWriter {
             client,
             told: None,
             choices: Choices::default(),
+            positions: Arc::default(),
         }
     }
 
@@ -112,6 +114,7 @@ impl SearchWriter {
         let mark = Mark {
             lineage,
             settings: plan.given.clone(),
+            columns: plan.columns.clone(),
             ..Mark::default()
         };
         let created = self.client.create_index(index, definition, &mark).await;
@@ -219,6 +222,10 @@ impl Writer for SearchWriter {
             tracing::info!(%index, %upto, documents = removed, "removed what is gone at the source");
         }
         Ok(())
+    }
+
+    async fn reached(&self, indices: &[(IndexName, Version)]) -> Result<(), Fault> {
+        self.positions.tell(self, indices).await
     }
 }
 

@@ -35,6 +35,9 @@ pub enum Content {
     /// What comes after it in the log stays, even with this very version. A barrier: it takes effect
     /// when everything before it is settled, and before anything after it is written.
     Clear(Version),
+    /// Everything of the index's history up to and including this version came before this in the log,
+    /// whether or not there was anything. Who writes says so at the target when all of that is settled.
+    Reached(Version),
     /// Changes as they travelled: a gateway passes on what it need not look into. Opened by
     /// [`crate::wire::open`].
     Sealed(Sealed),
@@ -58,7 +61,10 @@ impl Batch {
     pub fn changes(&self) -> &[Change] {
         match &self.content {
             Content::Changes(changes) => changes,
-            Content::Definition(_) | Content::Clear(_) | Content::Sealed(_) => &[],
+            Content::Definition(_)
+            | Content::Clear(_)
+            | Content::Reached(_)
+            | Content::Sealed(_) => &[],
         }
     }
 
@@ -75,7 +81,7 @@ impl Batch {
                 definition.settings.get().len() + definition.mappings.get().len()
             }
             Content::Sealed(sealed) => sealed.body.len(),
-            Content::Clear(_) => 0,
+            Content::Clear(_) | Content::Reached(_) => 0,
         }
     }
 }

@@ -207,6 +207,9 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
         batch: &Arc<Batch>,
         address: &Arc<Address>,
     ) {
+        if let Content::Reached(version) = &batch.content {
+            return self.reached(sequence, batch, address, *version);
+        }
         let Some(plan) = &address.plan else {
             self.metrics.entry(0);
             return match &batch.content {
@@ -214,7 +217,9 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
                     self.define(sequence, batch, address, definition)
                 }
                 Content::Clear(upto) => self.clear(sequence, batch, address, *upto),
-                Content::Changes(_) | Content::Sealed(_) => self.outbox.pass_over(sequence),
+                Content::Changes(_) | Content::Sealed(_) | Content::Reached(_) => {
+                    self.outbox.pass_over(sequence)
+                }
             };
         };
         let count = match &batch.content {
@@ -299,6 +304,19 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
             content: Content::Clear(upto),
         });
         self.outbox.put(sequence, batches.collect(), passage);
+    }
+
+    /// Passes on how far the source has come, to wherever the index goes: no rule has anything to say to that.
+    fn reached(&mut self, sequence: u64, batch: &Batch, address: &Address, version: Version) {
+        let places = self.in_force.rules.places(&address.at(Operation::Index));
+        let origin = self.origin(sequence, batch, address);
+        let batches = places.unwrap_or_default().into_iter().map(|index| Batch {
+            index,
+            origin: origin.clone(),
+            content: Content::Reached(version),
+        });
+        self.outbox
+            .put(sequence, batches.collect(), Passage::default());
     }
 
     /// Applies the rules, elsewhere if that may take long.

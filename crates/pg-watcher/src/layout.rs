@@ -54,6 +54,8 @@ pub(crate) struct LayoutColumn {
     /// `"name":`, as it stands in the document.
     member: Vec<u8>,
     pub(crate) type_oid: u32,
+    /// The type as SQL has it.
+    pub(crate) type_name: String,
     pub(crate) of: Arc<Type>,
     pub(crate) is_generated: bool,
 }
@@ -92,7 +94,7 @@ impl Layout {
             let of = of.map_or_else(|| types.get(column.type_oid), |of| Arc::new(of.apply()));
             columns.push(LayoutColumn::new(
                 &column.name,
-                column.type_oid,
+                (column.type_oid, &column.type_name),
                 of,
                 column.is_generated,
             ));
@@ -127,7 +129,12 @@ impl Layout {
             .map(|column| {
                 let of = overrides.of(&relation.schema, &relation.name, &column.name);
                 let of = of.map_or_else(|| types.get(column.type_oid), |of| Arc::new(of.apply()));
-                LayoutColumn::new(&column.name, column.type_oid, of, false)
+                let before = known
+                    .columns
+                    .iter()
+                    .find(|known| known.name == column.name && known.type_oid == column.type_oid);
+                let type_name = before.map_or("", |known| known.type_name.as_str());
+                LayoutColumn::new(&column.name, (column.type_oid, type_name), of, false)
             })
             .collect();
         let named = known.key.iter().map(|at| known.columns[*at].name.as_str());
@@ -187,12 +194,17 @@ impl Layout {
     }
 
     pub(crate) fn definition(&self, version: u32, lineage: Option<Lineage>) -> IndexDefinition {
-        let mut properties = Map::new();
+        let (mut properties, mut columns) = (Map::new(), Map::new());
         for column in &self.columns {
             if let Some(mapping) = column.of.mapping() {
-                properties.insert(json_name(&column.name), mapping);
+                let name = json_name(&column.name);
+                if !column.type_name.is_empty() {
+                    columns.insert(name.clone(), column.type_name.as_str().into());
+                }
+                properties.insert(name, mapping);
             }
         }
+        let meta = json!({ "syncline": { "columns": columns } });
         let raw = |value: Value| {
             serde_json::value::to_raw_value(&value).expect("a JSON value always serialises")
         };
@@ -202,7 +214,7 @@ impl Layout {
         IndexDefinition {
             product: format!("postgresql {}.{}", version / 10_000, version % 10_000),
             settings,
-            mappings: raw(json!({ "dynamic": false, "properties": properties })),
+            mappings: raw(json!({ "dynamic": false, "_meta": meta, "properties": properties })),
             aliases: None,
             lineage,
         }
@@ -281,7 +293,12 @@ impl Layout {
 }
 
 impl LayoutColumn {
-    fn new(name: &str, type_oid: u32, of: Arc<Type>, is_generated: bool) -> LayoutColumn {
+    fn new(
+        name: &str,
+        (type_oid, type_name): (u32, &str),
+        of: Arc<Type>,
+        is_generated: bool,
+    ) -> LayoutColumn {
         let mut member =
             serde_json::to_vec(&json_name(name)).expect("writing text to memory cannot fail");
         member.push(b':');
@@ -289,6 +306,7 @@ impl LayoutColumn {
             name: name.to_owned(),
             member,
             type_oid,
+            type_name: type_name.to_owned(),
             of,
             is_generated,
         }
@@ -364,6 +382,7 @@ mod tests {
             number,
             name: name.to_owned(),
             type_oid: 25,
+            type_name: "text".to_owned(),
             modifier: -1,
             is_generated: false,
         };

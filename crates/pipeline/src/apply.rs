@@ -14,6 +14,7 @@ use crate::{
     Tenure, Writer,
     gate::Gate,
     lane::{Lane, Part},
+    reached::Reached,
 };
 
 /// How often the loop says that it lives while it has nothing to do.
@@ -82,6 +83,7 @@ where
         lanes: Vec::new(),
         tasks: JoinSet::new(),
         barrier: None,
+        reached: Reached::default(),
     };
     applier.start_lanes(source, &options, &settled_tx);
     drop(settled_tx);
@@ -95,6 +97,10 @@ where
         applier.settled(source, sequence).await?;
     }
     let lanes = applier.join_lanes().await;
+    let read = match read.is_ok() && lanes.is_ok() {
+        true => applier.tell_the_rest(source).await,
+        false => read,
+    };
     let closed = source.close().await;
     read.and(lanes).and(closed)
 }
@@ -117,6 +123,7 @@ struct Applier<W, D, O> {
     lanes: Vec<mpsc::Sender<Part>>,
     /// What has to wait until everything before it is settled, and everything after it for it.
     barrier: Option<Barrier>,
+    reached: Reached,
     tasks: JoinSet<Result<(), Fault>>,
 }
 
@@ -157,6 +164,7 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
         let shutdown = self.stop.clone();
         let mut pulse = tokio::time::interval(PULSE);
         loop {
+            self.tell();
             let entries = self.floor.entries();
             if entries == 0
                 && let Some(barrier) = self.barrier.take()
@@ -181,6 +189,9 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
                 Some(sequence) = settled.recv(), if entries > 0 => {
                     self.settled(source, sequence).await?;
                 }
+                told = self.reached.told(), if self.reached.is_under_way() => {
+                    self.told(source, told?).await?;
+                }
                 delivery = source.next(), if room => match delivery? {
                     None => return Ok(()),
                     Some(delivery) => {
@@ -199,6 +210,46 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
     ) -> Result<(), Fault> {
         self.floor.settle(sequence);
         self.commit(source).await
+    }
+
+    /// Has the target say how far the sources have come, as far as everything before that is settled.
+    fn tell(&mut self) {
+        let Some((sequences, versions)) = self.reached.due(&self.floor) else {
+            return;
+        };
+        let (writer, observer) = (Arc::clone(&self.writer), Arc::clone(&self.observer));
+        let stop = self.stop.clone();
+        let telling = async move {
+            let what = "position";
+            until_it_works(&*observer, &stop, what, || writer.reached(&versions)).await
+        };
+        self.reached.begun(sequences, tokio::spawn(telling));
+    }
+
+    async fn told(
+        &mut self,
+        source: &mut impl MessageSource,
+        sequences: Vec<u64>,
+    ) -> Result<(), Fault> {
+        for sequence in sequences {
+            self.floor.settle(sequence);
+        }
+        self.commit(source).await
+    }
+
+    /// The same at the end, when nothing else is under way.
+    async fn tell_the_rest(&mut self, source: &mut impl MessageSource) -> Result<(), Fault> {
+        loop {
+            self.tell();
+            if !self.reached.is_under_way() {
+                return Ok(());
+            }
+            let told = self.reached.told().await?;
+            if told.is_empty() {
+                return Ok(());
+            }
+            self.told(source, told).await?;
+        }
     }
 
     async fn commit(&mut self, source: &mut impl MessageSource) -> Result<(), Fault> {
@@ -250,6 +301,10 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
                     if self.define(&batch.index, definition).await? {
                         self.floor.open(sequence, 0, 0);
                     }
+                }
+                Content::Reached(version) => {
+                    self.floor.open(sequence, 1, 0);
+                    self.reached.push(sequence, batch.index.clone(), *version);
                 }
                 Content::Clear(upto) => {
                     self.barrier = Some(Barrier {
@@ -353,31 +408,12 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
     async fn until_it_works<F>(
         &self,
         what: &'static str,
-        mut operation: impl FnMut() -> F,
+        operation: impl FnMut() -> F,
     ) -> Result<bool, Fault>
     where
         F: Future<Output = Result<(), Fault>>,
     {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
-        loop {
-            match operation().await {
-                Ok(()) => {
-                    if backoff.attempts() > 0 {
-                        self.observer.recovered(what);
-                    }
-                    return Ok(true);
-                }
-                Err(fault) if fault.is_retryable() => {
-                    let pause = backoff.next_delay();
-                    self.observer.retrying(what, &fault, pause);
-                    tokio::select! {
-                        () = self.stop.cancelled() => return Ok(false),
-                        () = tokio::time::sleep(pause) => {}
-                    }
-                }
-                Err(fault) => return Err(fault),
-            }
-        }
+        until_it_works(&*self.observer, &self.stop, what, operation).await
     }
 
     async fn join_lanes(&mut self) -> Result<(), Fault> {
@@ -386,6 +422,38 @@ impl<W: Writer, D: DeadLetters, O: Observer> Applier<W, D, O> {
             result = result.and(lane_result(ended));
         }
         result
+    }
+}
+
+/// Does it until it works. False when the process ends first.
+async fn until_it_works<F>(
+    observer: &impl Observer,
+    stop: &CancellationToken,
+    what: &'static str,
+    mut operation: impl FnMut() -> F,
+) -> Result<bool, Fault>
+where
+    F: Future<Output = Result<(), Fault>>,
+{
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
+    loop {
+        match operation().await {
+            Ok(()) => {
+                if backoff.attempts() > 0 {
+                    observer.recovered(what);
+                }
+                return Ok(true);
+            }
+            Err(fault) if fault.is_retryable() => {
+                let pause = backoff.next_delay();
+                observer.retrying(what, &fault, pause);
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(false),
+                    () = tokio::time::sleep(pause) => {}
+                }
+            }
+            Err(fault) => return Err(fault),
+        }
     }
 }
 

@@ -40,6 +40,8 @@ pub struct ChannelSource {
 impl MessageSink for ChannelSink {
     type Receipt = Pin<Box<dyn Future<Output = Result<(), Fault>> + Send>>;
 
+    const IS_CERTAIN: bool = true;
+
     async fn publish(&mut self, batch: &Arc<Batch>, _: u64) -> Result<Self::Receipt, Fault> {
         self.sequence += 1;
         let sequence = self.sequence;

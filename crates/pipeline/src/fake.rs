@@ -14,8 +14,8 @@ use std::{
 
 use bytes::Bytes;
 use model::{
-    Batch, Change, Content, IndexDefinition, IndexName, Kind, Origin, Root, Subject, Tenant,
-    Version,
+    Batch, Change, Content, IndexDefinition, IndexName, Kind, Operation, Origin, Root, Subject,
+    Tenant, Version,
 };
 use tokio::sync::Notify;
 
@@ -213,6 +213,7 @@ fn subject(entry: &Payload) -> Option<Arc<str>> {
     let kind = match &batch.content {
         Content::Definition(_) => Kind::Definition,
         Content::Clear(_) => Kind::Clear,
+        Content::Reached(_) => Kind::Operation(Operation::Index),
         Content::Sealed(sealed) => Kind::Operation(sealed.operation),
         Content::Changes(changes) => {
             let first = changes.first()?.operation();
@@ -296,7 +297,11 @@ struct StoreState {
     /// Documents with this text in them are refused.
     refused: Option<String>,
     plan: VecDeque<Answer>,
+    reached: Vec<Told>,
 }
+
+/// That an index has come to a version, with the documents as they were then.
+pub type Told = (IndexName, Version, BTreeMap<Place, (Version, Bytes)>);
 
 /// What the store answers to one change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -337,6 +342,11 @@ impl MemoryStore {
     /// What became of the letters that were sent again, in order.
     pub fn replayed(&self) -> Vec<Replayed> {
         lock(&self.inner).replayed.clone()
+    }
+
+    /// What was told of how far indices have come, in order, each with the documents as they were then.
+    pub fn reached(&self) -> Vec<Told> {
+        lock(&self.inner).reached.clone()
     }
 
     /// The indices that were defined, in order.
@@ -411,6 +421,19 @@ impl Writer for MemoryStore {
     async fn define(&self, index: &IndexName, _: &IndexDefinition) -> Result<usize, Fault> {
         lock(&self.inner).defined.push(index.clone());
         Ok(0)
+    }
+
+    async fn reached(&self, indices: &[(IndexName, Version)]) -> Result<(), Fault> {
+        let mut state = lock(&self.inner);
+        state.calls += 1;
+        for (index, version) in indices {
+            let documents = state.documents.clone();
+            state.reached.push((index.clone(), *version, documents));
+        }
+        if state.calls.is_multiple_of(5) {
+            return Err(Fault::retry("busy"));
+        }
+        Ok(())
     }
 
     async fn clear(&self, index: &IndexName, upto: Version, _: &Tenure) -> Result<(), Fault> {

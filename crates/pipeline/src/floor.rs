@@ -63,6 +63,12 @@ impl Floor {
         self.floor
     }
 
+    /// The entries with a piece missing, the oldest first.
+    pub(crate) fn unsettled(&self) -> impl Iterator<Item = u64> {
+        let open = self.open.iter().filter(|entry| entry.pieces > 0);
+        open.map(|entry| entry.sequence)
+    }
+
     /// How many entries above the floor are known.
     pub fn entries(&self) -> usize {
         self.open.len()

@@ -21,6 +21,7 @@ mod floor;
 mod gate;
 mod lane;
 mod publish;
+mod reached;
 mod seams;
 
 pub use apply::{ApplyOptions, apply};

@@ -1,8 +1,10 @@
 //! From a source into a log: in order, several batches under way, nothing confirmed before the log
-//! has it, and after a failure everything again that came after it.
+//! has it, and after a failure everything again that came after it. What says how far the source has come goes
+//! when the log has all before it.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use model::{Batch, Content};
 use runtime::backoff::Backoff;
 use tokio_util::sync::CancellationToken;
 
@@ -40,16 +42,24 @@ pub async fn publish<S: ChangeSource, K: MessageSink>(
 ) -> Result<(), Fault> {
     let mut window = Window::new(observer);
     let mut ended = false;
+    let mut held = None;
     loop {
+        if let Some(captured) = held.take_if(|_| K::IS_CERTAIN || window.is_told()) {
+            if let Err(fault) = window.push(sink, captured).await {
+                window.publish_again(sink, fault, shutdown).await?;
+            }
+            continue;
+        }
         tokio::select! {
             biased;
-            () = shutdown.cancelled(), if !ended => ended = true,
+            () = shutdown.cancelled(), if !ended => (ended, held) = (true, None),
             stored = window.oldest_stored(), if !window.is_empty() => match stored {
                 Ok(position) => source.confirm(position).await?,
                 Err(fault) => window.publish_again(sink, fault, shutdown).await?,
             },
-            captured = source.next(), if !ended && window.has_room(options) => match captured? {
+            captured = source.next(), if !ended && held.is_none() && window.has_room(options) => match captured? {
                 None => ended = true,
+                Some(captured) if tells(&captured.batch) => held = Some(captured),
                 Some(captured) => {
                     if let Err(fault) = window.push(sink, captured).await {
                         window.publish_again(sink, fault, shutdown).await?;
@@ -59,6 +69,12 @@ pub async fn publish<S: ChangeSource, K: MessageSink>(
             else => return Ok(()),
         }
     }
+}
+
+/// Whether a batch says that everything before it is in the log. It must not get there although something
+/// before it did not, so it waits until nothing else is under way.
+fn tells(batch: &Batch) -> bool {
+    matches!(batch.content, Content::Reached(_))
 }
 
 /// The batches between source and log, oldest first.
@@ -93,6 +109,12 @@ where
 
     fn is_empty(&self) -> bool {
         self.batches.is_empty()
+    }
+
+    /// Whether nothing is under way but what tells how far the source has come.
+    fn is_told(&self) -> bool {
+        let mut batches = self.batches.iter();
+        batches.all(|under_way| tells(&under_way.captured.batch))
     }
 
     fn has_room(&self, options: &PublishOptions) -> bool {

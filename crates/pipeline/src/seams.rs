@@ -55,6 +55,9 @@ pub trait MessageSink: Send {
     /// Resolves when the log has the batch durably, or says why not.
     type Receipt: Future<Output = Result<(), Fault>> + Send + Unpin;
 
+    /// Whether a batch that was handed over can neither get lost nor be overtaken while its receipt waits.
+    const IS_CERTAIN: bool = false;
+
     /// Appends a batch. Batches enter the log in the order of the calls; several may be under way.
     ///
     /// `attempt` rises by one whenever the caller starts over after a failure. It has to make the
@@ -234,6 +237,16 @@ pub trait Writer: Send + Sync + 'static {
         upto: Version,
         tenure: &Tenure,
     ) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// Remembers at the target up to which version of its history each of these indices is there, for those who
+    /// wait for it. Called when that is so; never lowers what is remembered. The method with a body suits a
+    /// target of which nobody asks that.
+    fn reached(
+        &self,
+        _indices: &[(IndexName, Version)],
+    ) -> impl Future<Output = Result<(), Fault>> + Send {
+        std::future::ready(Ok(()))
+    }
 }
 
 /// What became of a change.

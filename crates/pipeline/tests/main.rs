@@ -15,6 +15,8 @@ use pipeline::{
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 
+mod reached;
+
 const INDEX: &str = "movies";
 
 /// What a document has in it that the target may refuse.

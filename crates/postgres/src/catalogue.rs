@@ -45,6 +45,8 @@ pub struct Column {
     pub name: String,
     /// The OID of its type.
     pub type_oid: u32,
+    /// Its type as SQL has it, such as `numeric(10,2)`.
+    pub type_name: String,
     /// The type's modifier; -1 without one.
     pub modifier: i32,
     /// Whether it is computed from others.
@@ -120,7 +122,7 @@ impl Catalogue {
             catalogue.tables.insert(table.oid, table);
         }
         let sql = format!(
-            "SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated <> '' \
+            "SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated <> '', format_type(a.atttypid, a.atttypmod) \
              FROM pg_attribute a WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attrelid IN (SELECT c.oid {TABLES}) \
              ORDER BY a.attrelid, a.attnum"
         );
@@ -130,6 +132,7 @@ impl Catalogue {
                     number: row.number(1),
                     name: row.text(2).to_owned(),
                     type_oid: row.number(3),
+                    type_name: row.text(6).to_owned(),
                     modifier: row.number(4),
                     is_generated: row.is_true(5),
                 });

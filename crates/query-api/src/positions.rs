@@ -175,12 +175,12 @@ async fn is_reached(
                 .and_then(|found| found.version.filter(|_| found.found));
             Ok(version.is_some_and(|version| version >= wanted.get()))
         }
-        Position::Lsn(lsn) => Ok(mark(client, index).await? >= *lsn),
+        Position::Lsn(lsn) => Ok(mark(client, index, schema).await? >= *lsn),
     }
 }
 
 /// The position that everything at the target has come to.
-async fn mark(client: &Client, index: &IndexName) -> Result<u64, Problem> {
+async fn mark(client: &Client, index: &IndexName, schema: &Schema) -> Result<u64, Problem> {
     #[derive(Deserialize)]
     struct Mark {
         position: u64,
@@ -188,6 +188,11 @@ async fn mark(client: &Client, index: &IndexName) -> Result<u64, Problem> {
     let none = || {
         let detail = "the index has no positions of PostgreSQL";
         Problem::of(Kind::BadParameter, "min_lsn", detail)
+    };
+    // One that has none yet gets one.
+    let not_yet = || match schema.is_from_postgres {
+        true => Ok(0),
+        false => Err(none()),
     };
     let marks = IndexName::try_from(MARKS).map_err(|_| none())?;
     let id = DocumentId::try_from(index.as_str()).map_err(|_| none())?;
@@ -197,12 +202,12 @@ async fn mark(client: &Client, index: &IndexName) -> Result<u64, Problem> {
     };
     let found = match client.mget(&marks, &[(&id, None)], options).await {
         Ok(found) => found,
-        Err(Error::IndexNotFound { .. }) => return Err(none()),
+        Err(Error::IndexNotFound { .. }) => return not_yet(),
         Err(error) => return Err(failed(error)),
     };
     let source = found.into_iter().next().and_then(|found| found.source);
     let Some(source) = source else {
-        return Err(none());
+        return not_yet();
     };
     match serde_json::from_slice::<Mark>(&source) {
         Ok(mark) => Ok(mark.position),

@@ -23,6 +23,9 @@ pub struct Mark {
     /// Settings as we have set them last, with full keys.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, Value>,
+    /// The types of the columns that its fields come from, where the source has such a thing.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, String>,
 }
 
 impl Mark {
@@ -80,6 +83,20 @@ impl Client {
         let request = Request::put(path).json(Value::from(mapping).to_string());
         self.send(request).await.map(drop)
     }
+}
+
+/// The types of columns that a definition names.
+pub(crate) fn columns_of(
+    definition: &IndexDefinition,
+) -> Result<BTreeMap<String, String>, serde_json::Error> {
+    #[derive(Default, Deserialize)]
+    struct Said {
+        #[serde(default)]
+        columns: BTreeMap<String, String>,
+    }
+    let said = meta_of(definition)?.remove(MARK);
+    let said: Option<Said> = said.map(serde_json::from_value).transpose()?;
+    Ok(said.unwrap_or_default().columns)
 }
 
 fn meta_of(definition: &IndexDefinition) -> Result<Map<String, Value>, serde_json::Error> {

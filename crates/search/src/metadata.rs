@@ -245,6 +245,10 @@ impl Client {
             lineage: lineage.or_else(|| existing.mark.lineage.clone()),
             aliases: existing.mark.aliases.clone(),
             settings: plan.given.clone(),
+            columns: match plan.columns.is_empty() {
+                true => existing.mark.columns.clone(),
+                false => plan.columns.clone(),
+            },
         };
         for (key, value) in &plan.settings {
             let path = format!("/{}/_settings", encode(index.as_str()));

@@ -57,6 +57,9 @@ pub struct Plan {
     /// The settings that are then as we have set them.
     #[serde(skip)]
     pub given: BTreeMap<String, Value>,
+    /// The types of the source's columns, where it has said so.
+    #[serde(skip)]
+    pub columns: BTreeMap<String, String>,
     /// What is put into the mapping.
     #[serde(skip)]
     pub mapping: Map<String, Value>,
@@ -131,7 +134,10 @@ pub fn plan(
     target: Dialect,
     choices: Choices,
 ) -> Result<Plan, serde_json::Error> {
-    let mut plan = Plan::default();
+    let mut plan = Plan {
+        columns: crate::mark::columns_of(source)?,
+        ..Plan::default()
+    };
     let settings: Map<String, Value> = serde_json::from_str(source.settings.get())?;
     let (settings, left_out) = portable_settings(&settings, target.product);
     let mapping = mapping_for(source, target, &mut plan.translated)?;

@@ -330,6 +330,7 @@ fn cut(original: &str, body: &Bytes, max_body: usize) -> Vec<Part> {
         envelope: Envelope {
             format: 1,
             count: 0,
+            reached: None,
             origin: origin.clone(),
             compressed: false,
             part: (at as u32 + 1, of as u32),

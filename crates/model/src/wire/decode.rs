@@ -25,6 +25,9 @@ pub fn decode(message: &Message) -> Result<Batch, DecodeError> {
             Content::Clear(clear.upto)
         }
         Kind::Operation(operation) => {
+            if let Some(reached) = reached(message)? {
+                return Ok(reached);
+            }
             Content::Changes(read_changes(&body, operation, message.envelope.count)?)
         }
     };
@@ -35,7 +38,7 @@ pub fn decode(message: &Message) -> Result<Batch, DecodeError> {
     })
 }
 
-/// The same without looking into the body, unless it is a definition.
+/// The same without looking into the body, unless it is no change.
 ///
 /// # Errors
 /// When a definition is malformed.
@@ -43,6 +46,9 @@ pub fn seal(message: Message) -> Result<Batch, DecodeError> {
     let Kind::Operation(operation) = message.subject.kind else {
         return decode(&message);
     };
+    if let Some(reached) = reached(&message)? {
+        return Ok(reached);
+    }
     Ok(Batch {
         index: message.subject.index,
         origin: message.envelope.origin,
@@ -53,6 +59,21 @@ pub fn seal(message: Message) -> Result<Batch, DecodeError> {
             body: message.body,
         }),
     })
+}
+
+/// The batch of a message that says how far its source has come, if it does.
+fn reached(message: &Message) -> Result<Option<Batch>, DecodeError> {
+    let Some(reached) = message.envelope.reached else {
+        return Ok(None);
+    };
+    if message.envelope.count != 0 || !message.body.is_empty() {
+        return Err(DecodeError::ReachedWithChanges);
+    }
+    Ok(Some(Batch {
+        index: message.subject.index.clone(),
+        origin: message.envelope.origin.clone(),
+        content: Content::Reached(reached),
+    }))
 }
 
 /// Reads what is sealed; anything else is returned as it is.

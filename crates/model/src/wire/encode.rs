@@ -38,6 +38,13 @@ impl Encoder {
                     serde_json::to_vec(&Clear { upto: *upto }).expect("a number always serialises");
                 self.cut(batch, Kind::Clear, 0, body.into(), &mut messages);
             }
+            Content::Reached(version) => {
+                let kind = Kind::Operation(Operation::Index);
+                self.cut_packed(batch, kind, 0, (Bytes::new(), false), &mut messages);
+                for message in &mut messages {
+                    message.envelope.reached = Some(*version);
+                }
+            }
             Content::Changes(changes) => {
                 for operation in Operation::ALL {
                     let of_kind = changes.iter().filter(|c| c.operation() == operation);
@@ -108,6 +115,7 @@ impl Encoder {
                 envelope: Envelope {
                     format: kind.format(),
                     count,
+                    reached: None,
                     origin: batch.origin.clone(),
                     compressed,
                     part: (part as u32 + 1, parts as u32),

@@ -59,6 +59,9 @@ const COUNT_HEADER: &str = "Syncline-Count";
 const PARTITION_HEADER: &str = "Syncline-Partition";
 const CAPTURED_HEADER: &str = "Syncline-Captured";
 const PART_HEADER: &str = "Syncline-Part";
+/// A message of no changes that has it says how far its source has come. One that does not know it reads a
+/// message of no changes, which means nothing: so it needs no other format.
+const REACHED_HEADER: &str = "Syncline-Reached";
 const ENCODING_HEADER: &str = "Content-Encoding";
 
 /// One message: what to publish, or what was read.
@@ -86,6 +89,8 @@ pub struct Envelope {
     pub format: u32,
     /// How many changes the whole body holds; 0 for a definition.
     pub count: usize,
+    /// What [`crate::Content::Reached`] says; then there are no changes.
+    pub reached: Option<Version>,
     /// See [`Origin`].
     pub origin: Origin,
     /// Whether the body is compressed with zstd.
@@ -103,6 +108,9 @@ impl Envelope {
             (PARTITION_HEADER, self.origin.partition.to_string()),
             (CAPTURED_HEADER, self.origin.captured_ms.to_string()),
         ];
+        if let Some(reached) = self.reached {
+            headers.push((REACHED_HEADER, reached.get().to_string()));
+        }
         if self.compressed {
             headers.push((ENCODING_HEADER, "zstd".to_owned()));
         }
@@ -149,11 +157,19 @@ impl Envelope {
                 value: value.to_owned(),
             })?,
         };
+        let reached = match header(REACHED_HEADER) {
+            None => None,
+            Some(value) => Some(Version::try_from(number::<u64>(
+                REACHED_HEADER,
+                Some(value),
+            )?)?),
+        };
         let partition =
             header(PARTITION_HEADER).ok_or(DecodeError::MissingHeader(PARTITION_HEADER))?;
         Ok(Envelope {
             format,
             count: number(COUNT_HEADER, header(COUNT_HEADER))?,
+            reached,
             origin: Origin {
                 partition: partition.into(),
                 captured_ms: number(CAPTURED_HEADER, header(CAPTURED_HEADER))?,
@@ -202,6 +218,8 @@ pub enum DecodeError {
     Definition(serde_json::Error),
     #[error("the message that everything is gone is malformed: {0}")]
     Clear(serde_json::Error),
+    #[error("the message says how far its source has come, and has changes, too")]
+    ReachedWithChanges,
     #[error(transparent)]
     Name(#[from] NameError),
     #[error(transparent)]

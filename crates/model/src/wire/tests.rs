@@ -147,6 +147,7 @@ proptest! {
             envelope: Envelope {
                 format: FORMAT,
                 count,
+                reached: None,
                 origin: Origin::now("p".into()),
                 compressed,
                 part: (1, 1),
@@ -207,6 +208,53 @@ fn a_part_without_its_beginning_is_dropped() {
     assert!(assembler.push(2, messages[0].clone()).is_none());
     assert!(assembler.push(3, messages[2].clone()).is_none());
     assert_eq!(assembler.oldest_unfinished(), None);
+}
+
+#[test]
+fn how_far_a_source_has_come_is_a_message_of_no_changes_to_an_earlier_reader() {
+    let encoder = Encoder {
+        root: Root::Changes,
+        tenant: Tenant::try_from("t").unwrap(),
+        max_body: 1000,
+        zstd_level: Some(3),
+    };
+    let version = Version::new(Epoch(2), 41).unwrap();
+    let reached = Batch {
+        content: Content::Reached(version),
+        ..batch(Vec::new())
+    };
+    assert!(!reached.is_empty(), "it is carried");
+    let messages = encoder.encode(&reached);
+    assert_eq!(messages.len(), 1);
+    assert_eq!(messages[0].envelope.format, 1);
+    let headers = messages[0].envelope.to_headers();
+    let read = |known: &[&str]| {
+        let header = |name: &'static str| {
+            let known = headers.iter().filter(|_| known.contains(&name));
+            let found = known.into_iter().find(|(header, _)| *header == name);
+            found.map(|(_, value)| value.as_str())
+        };
+        let envelope = Envelope::from_headers(header).unwrap();
+        let message = Message {
+            envelope,
+            ..messages[0].clone()
+        };
+        let sealed = seal(message.clone()).unwrap().content;
+        (decode(&message).unwrap().content, sealed)
+    };
+    let before = [
+        "Syncline-Format",
+        "Syncline-Count",
+        "Syncline-Partition",
+        "Syncline-Captured",
+        "Content-Encoding",
+    ];
+    let (opened, _) = read(&before);
+    assert!(matches!(opened, Content::Changes(changes) if changes.is_empty()));
+    let now = [&before[..], &["Syncline-Reached"]].concat();
+    let (opened, sealed) = read(&now);
+    assert!(matches!(opened, Content::Reached(found) if found == version));
+    assert!(matches!(sealed, Content::Reached(found) if found == version));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! One connection's worth of the capture: from connecting until something breaks.
 
 mod copies;
+mod reached;
 mod tables;
 
 use std::{
@@ -22,6 +23,8 @@ use tokio::{
 };
 
 use tokio_util::task::AbortOnDropHandle;
+
+use self::reached::Reached;
 
 use super::{
     Capture,
@@ -66,6 +69,7 @@ pub(super) async fn run(capture: &mut Capture, backoff: &mut Backoff) -> Result<
         serving: HashMap::new(),
         has_looked: false,
         gathered: Gathered::default(),
+        reached: Reached::default(),
         transaction: None,
         position: Lsn::default(),
         told: Lsn::default(),
@@ -127,6 +131,8 @@ struct Session<'a> {
     layouts: HashMap<u32, Arc<Layout>>,
     lineages: HashMap<u32, (Lineage, Epoch, bool)>,
     gathered: Gathered,
+    /// What those who wait for a position were told.
+    reached: Reached,
     transaction: Option<Transaction>,
     /// Everything that was committed before has been read.
     position: Lsn,
@@ -167,6 +173,7 @@ impl Session<'_> {
                 continue;
             }
             let is_idle = self.transaction.is_none() && !self.gathered.is_empty();
+            let tells_at = self.tells_at();
             let Some(stream) = &mut self.stream else {
                 return Ok(());
             };
@@ -178,6 +185,7 @@ impl Session<'_> {
                 Ok(()) = self.capture.flushed.changed() => self.send_status().await?,
                 _ = looks.tick() => self.look().await?,
                 () = std::future::ready(()), if is_idle => self.flush().await?,
+                () = reached::at(tells_at) => self.tell_reached()?,
             }
         }
     }
@@ -202,7 +210,7 @@ impl Session<'_> {
                     if !self.gathered.is_empty() {
                         self.flush().await?;
                     }
-                    self.tell();
+                    self.tell()?;
                 }
                 match wants_reply {
                     true => self.send_status().await,
@@ -305,6 +313,7 @@ impl Session<'_> {
             };
             let upto = Version::new(sent.epoch, commit.0)?;
             let index = sent.layout.index.clone();
+            self.reached.changed(*oid);
             self.push(index, Content::Clear(upto), Position::Nothing);
         }
         self.deliver().await
@@ -314,22 +323,24 @@ impl Session<'_> {
     async fn flush(&mut self) -> Result<(), SourceError> {
         for buffer in self.gathered.take() {
             let index = buffer.layout.index.clone();
+            self.reached.changed(buffer.layout.oid);
             let changes = reread::complete(&mut self.control, buffer).await?;
             if !changes.is_empty() {
                 self.push(index, Content::Changes(changes), Position::Nothing);
             }
         }
         if self.transaction.is_none() {
-            self.tell();
+            self.tell()?;
         }
         self.deliver().await
     }
 
     /// Hands on the position, with the last batch if one waits.
-    fn tell(&mut self) {
+    fn tell(&mut self) -> Result<(), SourceError> {
         if self.position <= self.told || !self.gathered.is_empty() {
-            return;
+            return Ok(());
         }
+        self.tell_reached()?;
         self.told = self.position;
         let position = Position::Stream {
             database: Arc::clone(&self.capture.database),
@@ -339,6 +350,7 @@ impl Session<'_> {
             Some(last) if last.position == Position::Nothing => last.position = position,
             _ => self.push_empty(position),
         }
+        Ok(())
     }
 
     fn push_empty(&mut self, position: Position) {

@@ -50,6 +50,10 @@ pub(crate) struct Field {
     pub(crate) nested: Option<String>,
     /// What an alias stands for.
     pub(crate) alias_of: Option<String>,
+    /// Where its values go, too (`copy_to`).
+    copies_to: Vec<String>,
+    /// The fields whose values it has, too (`copy_to`).
+    pub(crate) copied_from: Vec<String>,
     /// The type of the column it comes from, where the source has said so.
     pub(crate) column_type: Option<String>,
 }
@@ -91,6 +95,7 @@ impl Schema {
         if let Some(properties) = mappings["properties"].as_object() {
             collect(properties, "", None, columns, &mut fields);
         }
+        copies(&mut fields);
         resolve_aliases(&mut fields);
         // What else we keep in `_meta` changes nothing for who asks.
         let identity = format!(
@@ -171,6 +176,8 @@ fn field(path: String, kind: &str, mapping: &Value, nested: Option<&str>) -> Fie
         path,
         nested: nested.map(str::to_owned),
         alias_of,
+        copies_to: strings(&mapping["copy_to"]),
+        copied_from: Vec::new(),
         column_type: None,
     }
 }
@@ -181,6 +188,26 @@ fn keyword_of(mapping: &Value) -> Option<(&String, &Value)> {
         sub["type"] == "keyword" && sub["index"] != false && sub["doc_values"] != false
     });
     keywords.min_by_key(|(_, sub)| !sub["normalizer"].is_null())
+}
+
+/// One text or several.
+fn strings(value: &Value) -> Vec<String> {
+    let several = value.as_array().into_iter().flatten();
+    let all = several.chain([value]).filter_map(Value::as_str);
+    all.map(str::to_owned).collect()
+}
+
+/// Notes for each field what is copied into it.
+fn copies(fields: &mut BTreeMap<String, Field>) {
+    let mut copies = Vec::new();
+    for (from, field) in &*fields {
+        copies.extend(field.copies_to.iter().map(|to| (from.clone(), to.clone())));
+    }
+    for (from, to) in copies {
+        if let Some(field) = fields.get_mut(&to) {
+            field.copied_from.push(from);
+        }
+    }
 }
 
 /// An alias is what it stands for, under another name.

@@ -112,8 +112,10 @@ impl<'a> ScopedSchema<'a> {
     }
 
     fn shows(self, name: &str, field: &Field) -> bool {
-        // An alias must not be a way to a field that is hidden.
-        self.scope.allows(name) && (field.alias_of.is_none() || self.scope.allows(&field.path))
+        // Neither an alias nor a copy may be a way to a field that is hidden.
+        self.scope.allows(name)
+            && (field.alias_of.is_none() || self.scope.allows(&field.path))
+            && field.copied_from.iter().all(|from| self.scope.allows(from))
     }
 }
 
@@ -171,5 +173,30 @@ mod tests {
         let absent = scoped.field("absent", "absent").unwrap_err();
         assert_eq!(hidden.kind, absent.kind);
         assert_eq!(hidden.detail.replace("secret", "absent"), absent.detail);
+    }
+
+    #[test]
+    fn a_hidden_field_cannot_be_reached_by_what_it_is_copied_to() {
+        let schema = Schema::of(
+            "m",
+            "m",
+            "u",
+            &json!({ "properties": {
+                "secret": { "type": "keyword", "copy_to": ["all", "gone"] },
+                "title": { "type": "text", "copy_to": "all" },
+                "all": { "type": "text" },
+                "every": { "type": "alias", "path": "all" },
+            }}),
+        );
+        let seen = |patterns: &[&str]| -> Vec<String> {
+            let scope = FieldScope::of(patterns);
+            let scoped = ScopedSchema {
+                schema: &schema,
+                scope: &scope,
+            };
+            scoped.fields().map(|(name, _)| name.to_owned()).collect()
+        };
+        assert_eq!(seen(&["*", "-secret"]), ["title"]);
+        assert_eq!(seen(&["*"]), ["all", "every", "secret", "title"]);
     }
 }

@@ -8,6 +8,7 @@ mod changes;
 mod docs;
 mod encryption;
 mod gateway;
+mod positions;
 mod refusals;
 mod servers;
 mod services;

@@ -33,7 +33,7 @@ impl Session<'_> {
         self.status = ticking(STATUS_EVERY);
         self.flush().await?;
         self.position = self.position.max(snapshot.lsn);
-        self.tell();
+        self.tell()?;
         self.deliver().await?;
         // What the tables look like in the snapshot, and not what they look like now.
         let config = self.capture.config.clone();
@@ -89,6 +89,12 @@ impl Session<'_> {
     ) -> Result<CopyTable, SourceError> {
         let epoch = self.define(layout).await?;
         let version = Version::new(epoch, lsn.0)?;
+        // What an earlier history has told is nothing to this one.
+        self.reached.begin_copy(layout.oid);
+        if self.stream.is_some() {
+            let nothing = Content::Reached(Version::new(epoch, 0)?);
+            self.push(layout.index.clone(), nothing, Position::Nothing);
+        }
         let was_filled = self.lineages.get(&layout.oid).is_some_and(|known| known.2);
         let parts = match self.catalogue.tables.get(&layout.oid) {
             Some(table) => self.catalogue.parts(table),
