@@ -229,3 +229,31 @@ async fn a_ledger_that_was_cut_in_the_middle_is_refused_and_moving_it_away_is_sa
     watcher.stop().await?;
     writer.stop().await
 }
+
+#[tokio::test]
+async fn a_checkpoint_folder_of_another_cluster_is_refused_and_left_as_it_is() -> Result<()> {
+    let (one, other) = nodes().await;
+    let index = index_name("foreign-folder");
+    corpus::create(&one.http(), &index, 1, false).await?;
+    corpus::index_numbers(&one.http(), &index, 0..50, 0).await?;
+    let folder = tempfile::tempdir()?;
+    let path = text(folder.path());
+    let copy = async |from: &str, to: &str| {
+        let flags = ["--indices", &index, "--checkpoint-path", &path];
+        run([&["sync", from, to], &flags[..]].concat()).await
+    };
+    copy(&one.url(), &other.url()).await?.success()?;
+    let before = fs::read(folder.path().join("data.mdb"))?;
+    // The wrong way round: the index is there too, with positions of its own.
+    let words = [&path, "belongs to", "--checkpoint-path"];
+    copy(&other.url(), &one.url()).await?.refused(1, &words)?;
+    ensure!(
+        fs::read(folder.path().join("data.mdb"))? == before,
+        "it was written over"
+    );
+    corpus::index_numbers(&one.http(), &index, 40..60, 1).await?;
+    one.http().delete(&format!("/{index}/_doc/5")).await?;
+    copy(&one.url(), &other.url()).await?.success()?;
+    ensure!(until_equal(&one.http(), &other.http(), &index, PATIENCE).await? == 59);
+    Ok(())
+}
