@@ -110,6 +110,7 @@ fn a_setting_that_does_not_exist_is_refused_with_its_line() {
 /// so the names are taken from the source.
 fn metrics() -> Vec<String> {
     let files = [
+        ("crates/bus/src/publisher/metrics.rs", "syncline_watcher"),
         ("crates/es-watcher/src/metrics.rs", "syncline_watcher"),
         ("crates/nats-gateway/src/metrics.rs", "syncline_gateway"),
         ("crates/pg-watcher/src/metrics.rs", "syncline_watcher"),

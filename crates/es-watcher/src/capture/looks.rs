@@ -189,6 +189,12 @@ impl Watcher {
             let Some(watched) = self.indices.remove(&uuid) else {
                 continue;
             };
+            // Whatever has its name now: the target has a part of this one.
+            if !capture.options.follow && !watched.reader.is_finished() {
+                return Err(WatchError::Gone {
+                    index: watched.name,
+                });
+            }
             tracing::info!(index = %watched.name, "index is gone");
             self.definitions.forget(&uuid);
             watched.reader.abort();

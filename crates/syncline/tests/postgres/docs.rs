@@ -108,6 +108,7 @@ impl Shop {
 
     /// Changes something and waits until both indices show it.
     async fn follows(&self, note: &str) -> Result<()> {
+        let note = note.replace('\'', "''");
         let script = format!(
             "UPDATE orders SET note = '{note}' WHERE id % 3 = 0; DELETE FROM orders WHERE id = (SELECT max(id) FROM orders)"
         );

@@ -153,7 +153,7 @@ async fn every_type_becomes_the_same_document_by_copy_and_by_stream() -> Result<
     run(PostgresVersion::Installed).await
 }
 
-/// The same with a version of the server, without the types that it does not know.
+/// The same with a version of the server, without the types and values that it does not know.
 pub(crate) async fn run(version: PostgresVersion) -> Result<()> {
     let options = PostgresOptions {
         version,
@@ -164,7 +164,10 @@ pub(crate) async fn run(version: PostgresVersion) -> Result<()> {
     server.psql(&name, TYPES).await?;
     let mut cases = cases();
     if version == PostgresVersion::Oldest {
-        cases.retain(|(of, _, _)| !of.ends_with("multirange"));
+        let is_newer = |of: &str, value: &str| {
+            of.ends_with("multirange") || (of == "numeric" && value.contains("Infinity"))
+        };
+        cases.retain(|(of, value, _)| !is_newer(of, value));
     }
     let columns: Vec<String> = cases
         .iter()
