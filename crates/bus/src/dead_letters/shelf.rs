@@ -54,6 +54,9 @@ pub enum Contents {
 pub struct Pages {
     what: String,
     consumer: Option<Consumer<pull::Config>>,
+    /// The newest message of the stream when the listing began: a replayed letter that is refused again is parked
+    /// behind it, and would be replayed for ever.
+    end: u64,
 }
 
 impl Letters {
@@ -81,6 +84,7 @@ impl Letters {
         let mut pages = Pages {
             what,
             consumer: None,
+            end: 0,
         };
         if stream::info(&self.bus, &self.name).await?.is_none() {
             return Ok(pages);
@@ -105,6 +109,8 @@ impl Letters {
                 .denied(&format!("$JS.API.CONSUMER.CREATE.{}", self.name));
             denied.unwrap_or_else(|| Error::request(&*pages.what, error))
         })?;
+        let info = stream::info(&self.bus, &self.name).await?;
+        pages.end = info.map_or(0, |info| info.last_sequence);
         pages.consumer = Some(consumer);
         Ok(pages)
     }
@@ -318,6 +324,7 @@ impl Pages {
         let Some(consumer) = &self.consumer else {
             return Ok(Vec::new());
         };
+        let mut is_over = false;
         let failed = |error: &dyn std::fmt::Display| Error::request(&*self.what, error);
         let fetch = consumer.fetch().max_messages(PAGE).messages().await;
         let mut messages = fetch.map_err(|error| failed(&error))?;
@@ -328,9 +335,16 @@ impl Pages {
                 .info()
                 .map_err(|error| failed(&error))?
                 .stream_sequence;
+            if sequence > self.end {
+                is_over = true;
+                break;
+            }
             let none = HeaderMap::new();
             let headers = message.headers.as_ref().unwrap_or(&none);
             letters.push(Letter::read(message.subject.as_str(), sequence, headers, 0));
+        }
+        if is_over {
+            self.consumer = None;
         }
         Ok(letters)
     }

@@ -79,10 +79,9 @@ impl Shop {
             .replace("nats://nats:4222", &self.nats.url())
             .replace("/data/syncline", &text(&self.folder.path().join("sync")));
         let command = line.split('#').next().unwrap_or_default();
-        let words = command
-            .split_whitespace()
-            .filter(|word| *word != "syncline");
-        words.map(str::to_owned).collect()
+        let command = command.trim_start();
+        let command = command.strip_prefix("syncline ").unwrap_or(command);
+        command.split_whitespace().map(str::to_owned).collect()
     }
 
     /// Starts a service as a line says; its folder is the test's.
@@ -149,7 +148,9 @@ async fn the_page_about_postgresql_is_true() -> Result<()> {
     let writer = shop.start(&lines(1)[1], "writer")?;
     let named = lines(2).concat() + " --nats-url nats://nats:4222";
     let watcher = shop.start(&named, "named")?;
-    shop.follows("by the owner's publication").await?;
+    shop.follows("by the owner's publication")
+        .await
+        .with_context(|| watcher.last_words())?;
     let served = watcher.admin().await?.get_json("/metrics").await?;
     let served = served.as_str().unwrap_or_default();
     let metrics = words(&page, "syncline_watcher_");
@@ -177,7 +178,9 @@ async fn the_page_about_postgresql_is_true() -> Result<()> {
     ));
     run(checked).await?.success()?;
     let watcher = shop.start(&lines(1)[0], "own")?;
-    shop.follows("by its own publication").await?;
+    shop.follows("by its own publication")
+        .await
+        .with_context(|| watcher.last_words())?;
     for line in [lines(3), lines(4)].concat() {
         run(shop.arguments(&line)).await?.success()?;
     }

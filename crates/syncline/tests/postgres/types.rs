@@ -164,10 +164,13 @@ pub(crate) async fn run(version: PostgresVersion) -> Result<()> {
     server.psql(&name, TYPES).await?;
     let mut cases = cases();
     if version == PostgresVersion::Oldest {
-        let is_newer = |of: &str, value: &str| {
-            of.ends_with("multirange") || (of == "numeric" && value.contains("Infinity"))
-        };
-        cases.retain(|(of, value, _)| !is_newer(of, value));
+        // Something else in their places, for columns are known by their numbers.
+        for case in &mut cases {
+            if case.0.ends_with("multirange") || case.0 == "numeric" && case.1.contains("Infinity")
+            {
+                *case = ("bool", "true", json!(true));
+            }
+        }
     }
     let columns: Vec<String> = cases
         .iter()
