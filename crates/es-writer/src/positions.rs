@@ -6,8 +6,11 @@
 //! a target that will not have it gets its documents all the same, and the log says once why.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
-    time::Duration,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use model::{Action, Change, Document, DocumentId, IndexName, Version};
@@ -24,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How often it may be away in a row. The floor waits for positions, and it must not wait for ever for an index
 /// that nobody needs in order to have the documents.
 const MOST_MISSES: u32 = 5;
+/// How long a target that will not have positions is left alone: they come with every commit.
+const REST: Duration = Duration::from_secs(30);
 
 /// Writes positions.
 #[derive(Debug, Default)]
@@ -32,6 +37,8 @@ pub(crate) struct Positions {
     is_ready: AtomicBool,
     /// Whether somebody was told that it does not work.
     is_refused: AtomicBool,
+    /// Until when it is not tried again.
+    rests: Mutex<Option<Instant>>,
     /// How often in a row it was away although the target was there.
     misses: AtomicU32,
 }
@@ -46,6 +53,10 @@ impl Positions {
         writer: &SearchWriter,
         indices: &[(IndexName, Version)],
     ) -> Result<(), Fault> {
+        let rests = *self.rests.lock().unwrap_or_else(PoisonError::into_inner);
+        if rests.is_some_and(|until| Instant::now() < until) {
+            return Ok(());
+        }
         match self.write(writer, indices).await {
             Err(fault) if !fault.is_retryable() => {
                 self.refused(&fault);
@@ -90,6 +101,9 @@ impl Positions {
     }
 
     fn refused(&self, reason: &dyn std::fmt::Display) {
+        let mut rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
+        *rests = Some(Instant::now() + REST);
+        drop(rests);
         if !self.is_refused.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 %reason,

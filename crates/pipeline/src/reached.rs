@@ -87,8 +87,10 @@ impl Reached {
         };
         let told = writing
             .await
-            .unwrap_or_else(|panic| Err(Fault::fatal(panic)))?;
+            .unwrap_or_else(|panic| Err(Fault::fatal(panic)));
+        // A task that has ended must not be waited for again, whatever it ended with.
         let sequences = self.under_way.take().map(|(sequences, _)| sequences);
+        let told = told?;
         Ok(sequences.filter(|_| told).unwrap_or_default())
     }
 }

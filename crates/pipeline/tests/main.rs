@@ -177,6 +177,23 @@ fn asked_again(seed: u64) -> Vec<Batch> {
 
 /// Both ends are killed at random moments, messages and acknowledgments get lost, the store is busy
 /// and keeps no tombstones; then everything is left to finish.
+/// What becomes of the next batches, fewer than `most`.
+fn arrivals(dice: &mut fastrand::Rng, most: usize) -> Vec<Arrival> {
+    let fates = [Arrival::Stored, Arrival::Lost, Arrival::Unacknowledged];
+    let count = dice.usize(0..most);
+    (0..count).map(|_| fates[dice.usize(0..3)]).collect()
+}
+
+/// What the store says to the next bulks.
+fn answers(dice: &mut fastrand::Rng) -> Vec<Answer> {
+    let count = dice.usize(0..10);
+    let answers = (0..count).map(|_| match dice.bool() {
+        true => Answer::Written,
+        false => Answer::Busy,
+    });
+    answers.collect()
+}
+
 async fn survive(seed: u64, batches: Vec<Batch>) {
     let mut dice = fastrand::Rng::with_seed(seed);
     let expected = truth(&batches);
@@ -186,15 +203,8 @@ async fn survive(seed: u64, batches: Vec<Batch>) {
     let (never, window) = (CancellationToken::new(), PublishOptions::default());
 
     for _ in 0..dice.usize(0..8) {
-        log.plan((0..dice.usize(0..6)).map(|_| {
-            *dice
-                .choice([Arrival::Stored, Arrival::Lost, Arrival::Unacknowledged].iter())
-                .unwrap()
-        }));
-        store.plan((0..dice.usize(0..10)).map(|_| match dice.bool() {
-            true => Answer::Written,
-            false => Answer::Busy,
-        }));
+        log.plan(arrivals(&mut dice, 6));
+        store.plan(answers(&mut dice));
         let life = Duration::from_millis(dice.u64(0..400));
         let (mut source, mut sink, mut reader) = (source.restarted(), log.clone(), log.reader());
         let publishing = publish(&mut source, &mut sink, &window, &(), &never);

@@ -571,6 +571,19 @@ impl RawHit<'_> {
     }
 }
 
+/// The first ten numbers of an index, for tests of what answers are made of.
+#[cfg(test)]
+pub(crate) fn some_window(index: &IndexName) -> Window<'_> {
+    Window {
+        index,
+        shard: 0,
+        node: None,
+        after: -1,
+        upto: 9,
+        size: 10,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -578,15 +591,10 @@ mod tests {
 
     fn page(body: &str) -> Result<Page, Error> {
         let index = IndexName::try_from("assets").unwrap();
-        let window = Window {
-            index: &index,
-            shard: 0,
-            node: None,
-            after: -1,
-            upto: 9,
-            size: 10,
-        };
-        parse_page(&window, &Bytes::copy_from_slice(body.as_bytes()))
+        parse_page(
+            &some_window(&index),
+            &Bytes::copy_from_slice(body.as_bytes()),
+        )
     }
 
     fn answer(shards: &str, timed_out: bool, hits: &str) -> String {

@@ -144,14 +144,7 @@ mod tests {
     #[test]
     fn an_answer_without_hits_is_empty_and_one_that_misses_the_shard_is_an_error() {
         let index = IndexName::try_from("assets").unwrap();
-        let window = Window {
-            index: &index,
-            shard: 0,
-            node: None,
-            after: -1,
-            upto: 9,
-            size: 10,
-        };
+        let window = crate::capture::some_window(&index);
         let parse = |shards: &str, rest: &str| {
             let body = format!(r#"{{"timed_out":false,"_shards":{shards}{rest}}}"#);
             parse_numbers(&window, &Bytes::from(body))

@@ -257,15 +257,10 @@ mod tests {
 
     fn read(body: &str) -> Result<(Page, u64, String), Error> {
         let index = IndexName::try_from("a").unwrap();
-        let window = Window {
-            index: &index,
-            shard: 0,
-            node: None,
-            after: -1,
-            upto: 9,
-            size: 10,
-        };
-        parse(&window, &Bytes::copy_from_slice(body.as_bytes()))
+        parse(
+            &crate::capture::some_window(&index),
+            &Bytes::copy_from_slice(body.as_bytes()),
+        )
     }
 
     #[test]

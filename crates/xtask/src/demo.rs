@@ -96,7 +96,9 @@ async fn demo(args: &Args) -> Result<Running> {
     let loads = load(&servers, &steps).await?;
     let mut running = start(&program, servers, &steps).await?;
     let figures = running.follow(loads, &steps).await?;
-    running.equal = verify(&program, &running.servers, &steps).await?;
+    let (source, target) = (running.servers.source.url(), running.servers.target.url());
+    let arguments = ["verify", &source, &target, "--indices", &names()];
+    running.equal = prove(&program, &arguments, "document", &steps).await?;
     println!("{}", figures.text(running.equal, began.elapsed()));
     Ok(running)
 }
@@ -191,12 +193,7 @@ impl Running {
         let lag = self.changes(&mut changer, steps).await?;
         let settled = self.carrier.caught_up().await?;
         let deletes = self.carrier.deletes().await?;
-        let mut processes = vec![
-            ("es-watcher", self.carrier.watcher.process.used()?),
-            ("es-writer", self.carrier.writer.process.used()?),
-        ];
-        let servers = self.servers.used()?.into_iter().zip(before);
-        processes.extend(servers.map(|((name, now), (_, before))| (name, now.since(&before))));
+        let processes = processes(&mut self.carrier, before, self.servers.used()?)?;
         Ok(Figures {
             loads,
             copied,
@@ -260,15 +257,27 @@ fn names() -> String {
     INDICES.map(Index::name).join(",")
 }
 
-/// Compares both sides completely.
-async fn verify(program: &Program, servers: &Servers, steps: &Steps) -> Result<bool> {
-    let step = steps.begin("verifying every document", None);
-    let (source, target) = (servers.source.url(), servers.target.url());
-    let names = names();
-    let arguments = ["verify", &source, &target, "--indices", &names];
-    let mut verify = program.command("verify", &arguments)?;
+/// Compares both sides completely, as `verify` with these arguments does.
+async fn prove(program: &Program, arguments: &[&str], what: &str, steps: &Steps) -> Result<bool> {
+    let step = steps.begin(&format!("verifying every {what}"), None);
+    let mut verify = program.command("verify", arguments)?;
     let equal = verify.finish().await?.success;
     step.done(steps, if equal { "equal" } else { "NOT equal" });
     println!("{}", verify.output().trim_end());
     Ok(equal)
+}
+
+/// What the services have used so far, and the servers since `before`.
+fn processes<const N: usize>(
+    carrier: &mut Carrier,
+    before: [(&'static str, Usage); N],
+    now: [(&'static str, Usage); N],
+) -> Result<Vec<(&'static str, Usage)>> {
+    let mut used = vec![
+        ("es-watcher", carrier.watcher.process.used()?),
+        ("es-writer", carrier.writer.process.used()?),
+    ];
+    let servers = now.into_iter().zip(before);
+    used.extend(servers.map(|((name, now), (_, before))| (name, now.since(&before))));
+    Ok(used)
 }

@@ -244,6 +244,28 @@ async fn payload(reader: &mut JetStreamReader) -> Payload {
     payload
 }
 
+/// Else one that is refused again at once would be sent again for ever.
+#[tokio::test]
+async fn a_listing_ends_where_the_letters_ended_when_it_began() {
+    let desk = Desk::new().await;
+    let reader = desk.log.reader("r").await;
+    let letters = desk.open(&reader).await;
+    let (old, new) = (change("1", 7, 1), change("2", 8, 1));
+    letters.park(desk.letter(&old, 41)).await.unwrap();
+    let mut pages = desk.letters().list("dlq.>").await.unwrap();
+    letters.park(desk.letter(&new, 42)).await.unwrap();
+    let mut listed = Vec::new();
+    loop {
+        let page = pages.next().await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        listed.extend(page.into_iter().map(|letter| letter.id));
+    }
+    assert_eq!(listed, [Some("1".to_owned())]);
+    assert_eq!(desk.all().await.len(), 2);
+}
+
 #[tokio::test]
 async fn a_letter_that_is_sent_again_reaches_only_the_reader_that_parked_it() {
     let desk = Desk::new().await;

@@ -71,16 +71,9 @@ async fn tell(seed: u64, fails: bool) {
     let lives = if fails { dice.usize(0..6) } else { 0 };
     for life in 0..=lives {
         if fails {
-            log.plan((0..dice.usize(0..8)).map(|_| {
-                *dice
-                    .choice([Arrival::Stored, Arrival::Lost, Arrival::Unacknowledged].iter())
-                    .unwrap()
-            }));
+            log.plan(arrivals(&mut dice, 8));
         }
-        store.plan((0..dice.usize(0..10)).map(|_| match dice.bool() {
-            true => Answer::Written,
-            false => Answer::Busy,
-        }));
+        store.plan(answers(&mut dice));
         let (mut source, mut sink, mut reader) = (source.restarted(), log.clone(), log.reader());
         let publishing = async {
             let published = publish(&mut source, &mut sink, &window, &(), &never).await;

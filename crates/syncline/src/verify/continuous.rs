@@ -104,7 +104,7 @@ impl Watch {
             Ok(found) => found.iter().map(|found| found.index.clone()).collect(),
             // What is gone is forgotten, also when it was all there was.
             Err(CommandError::NoIndex(_)) => Known::default(),
-            Err(_) => self.known.clone(),
+            Err(_) => return found.map(drop),
         };
         for gone in self.known.difference(&indices) {
             self.metrics.forget(gone);

@@ -14,7 +14,7 @@ mod trouble;
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 use testkit::{Http, wait_until};
@@ -22,7 +22,7 @@ use testkit::{Http, wait_until};
 use crate::support::{
     equal::{Contents, contents, difference},
     pipeline::Pipeline,
-    program::{PATIENCE, Program, text},
+    program::{PATIENCE, Program},
 };
 
 /// A port that nobody has just now.
@@ -60,20 +60,7 @@ impl Line {
     }
 
     fn arguments(&self, more: &[&str]) -> Vec<String> {
-        let (url, rules) = (self.pipeline.nats.url(), text(&self.rules()));
-        let own = [
-            "nats-gateway",
-            "--upstream-url",
-            &url,
-            "--rules",
-            &rules,
-            "--lease",
-            "2s",
-        ];
-        own.iter()
-            .chain(more)
-            .map(|&text| text.to_owned())
-            .collect()
+        self.pipeline.gateway_arguments(&self.rules(), more)
     }
 
     fn gateway(&self, more: &[&str]) -> Result<Program> {
@@ -91,6 +78,18 @@ impl Line {
         let client = async_nats::connect(self.pipeline.nats.url()).await?;
         Ok(async_nats::jetstream::new(client))
     }
+}
+
+/// What JetStream leaves out never comes here.
+async fn nothing_came_in_vain(gateway: &Program) -> Result<()> {
+    let dropped = gateway
+        .metric("syncline_gateway_changes_by_rule_total")
+        .await?;
+    ensure!(
+        dropped == 0.0,
+        "{dropped} changes crossed the network in vain"
+    );
+    Ok(())
 }
 
 /// Waits until a target has what `lens` makes of the documents of a source, and nothing else.

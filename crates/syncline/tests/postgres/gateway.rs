@@ -8,7 +8,7 @@ use crate::{
     support::{
         equal::{Contents, contents, difference},
         pipeline::Pipeline,
-        program::{PATIENCE, Program, run, text},
+        program::{PATIENCE, Program, run},
     },
     truth::Table,
 };
@@ -66,18 +66,8 @@ async fn a_truncated_table_is_emptied_in_every_place_of_its_rows_whoever_is_kill
         &rules,
         "transforms: [{ route: { index: '{index}-{country}', values: [de, fr] } }]",
     )?;
-    let (url, rules) = (pipeline.nats.url(), text(&rules));
-    let gateway = || {
-        Program::start([
-            "nats-gateway",
-            "--upstream-url",
-            &url,
-            "--rules",
-            &rules,
-            "--lease",
-            "2s",
-        ])
-    };
+    let (url, arguments) = (pipeline.nats.url(), pipeline.gateway_arguments(&rules, &[]));
+    let gateway = || Program::start(&arguments);
     let mut running = gateway()?;
     running.ready().await?;
     let (watcher, writer) = (pipeline.watcher()?, pipeline.writer()?);

@@ -1,8 +1,8 @@
 //! Read your writes of PostgreSQL through the whole pipeline: a search with the position of a commit sees it.
 
 use anyhow::{Context, Result};
-use serde_json::Value;
-use testkit::{Http, PostgresOptions, PostgresServer, Product, SearchNode};
+use serde_json::{Value, json};
+use testkit::{Http, PostgresOptions, PostgresServer, Product, SearchNode, wait_until};
 
 use crate::{
     create_database,
@@ -122,6 +122,45 @@ async fn a_search_with_the_position_of_a_commit_sees_it_whatever_the_commit_was_
     films.until_equal(&target.http(), PATIENCE).await?;
     hasty.stop().await?;
     api.stop().await?;
+    watcher.stop().await?;
+    writer.stop().await
+}
+
+/// Nobody needs positions in order to have the documents: neither they nor the slot wait for them.
+#[tokio::test]
+async fn a_target_that_will_not_have_positions_gets_everything_else() -> Result<()> {
+    let server = PostgresServer::start(PostgresOptions::default()).await?;
+    // Of its own: what is closed here is used by others.
+    let target = SearchNode::start(Product::Os2).await?;
+    let http = target.http();
+    http.put_json("/.syncline-positions", &json!({})).await?;
+    http.post_json("/.syncline-positions/_close", &json!({}))
+        .await?;
+    let name = create_database(&server, "unwanted").await?;
+    let tables = "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)";
+    server.psql(&name, tables).await?;
+    let source = server.url(&name);
+    let mut pipeline = Pipeline::new(&source, &target.url(), "*").await?;
+    pipeline.of_watcher = vec!["--source".to_owned(), source.clone()];
+    let (watcher, writer) = (pipeline.watcher()?, pipeline.writer()?);
+    writer.says(&["positions cannot be written"]).await?;
+    let lsn = after(&server, &name, "INSERT INTO t VALUES (2)").await?;
+    let table = Table {
+        server: &server,
+        database: &name,
+        name: "public.t",
+        id: "t.id",
+    };
+    table.until_equal(&http, PATIENCE).await?;
+    let question = format!(
+        "SELECT confirmed_flush_lsn >= '{lsn}' FROM pg_replication_slots WHERE database = '{name}' AND NOT temporary"
+    );
+    wait_until("the slot is let go", PATIENCE, async || {
+        let answer = server.psql(&name, &question).await;
+        answer.is_ok_and(|answer| answer.trim() == "t")
+    })
+    .await
+    .with_context(|| writer.last_words())?;
     watcher.stop().await?;
     writer.stop().await
 }

@@ -1,5 +1,7 @@
 //! The three processes: a watcher, a nats-server, a writer.
 
+use std::path::Path;
+
 use anyhow::Result;
 use tempfile::TempDir;
 use testkit::{NatsOptions, NatsServer};
@@ -80,6 +82,14 @@ impl Pipeline {
     /// Starts a writer.
     pub(crate) fn writer(&self) -> Result<Program> {
         Program::start(self.writer_arguments("es-writer"))
+    }
+
+    /// The arguments of a gateway on the log with a rule file, and more.
+    pub(crate) fn gateway_arguments(&self, rules: &Path, more: &[&str]) -> Vec<String> {
+        let (url, rules) = (self.nats.url(), text(rules));
+        let own = ["nats-gateway", "--upstream-url", &url, "--rules", &rules];
+        let arguments = own.iter().chain(&["--lease", "2s"]).chain(more);
+        arguments.map(|&text| text.to_owned()).collect()
     }
 
     fn arguments(&self, own: &[&str]) -> Vec<String> {

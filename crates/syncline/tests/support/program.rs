@@ -138,6 +138,17 @@ impl Program {
         Program::spawn(where_the_disk_may_fill(command(arguments)))
     }
 
+    /// The same where it is full before the program begins.
+    pub(crate) fn start_where_the_disk_is_full<S: AsRef<str>>(
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Result<Program> {
+        let inner = where_the_disk_may_fill(command(arguments));
+        let mut full = Command::new("prlimit");
+        full.arg("--fsize=1:").arg(inner.as_std().get_program());
+        full.args(inner.as_std().get_args()).kill_on_drop(true);
+        Program::spawn(full)
+    }
+
     /// The same with an environment variable or more.
     pub(crate) fn start_where_the_disk_may_fill_with<'a, S: AsRef<str>>(
         arguments: impl IntoIterator<Item = S>,

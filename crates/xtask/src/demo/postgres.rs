@@ -19,7 +19,7 @@ use testkit::{
 use tokio::sync::mpsc;
 
 use super::report::{Figures, Load};
-use super::{Args, FOLLOW, until_stopped};
+use super::{Args, FOLLOW, processes, prove, until_stopped};
 use crate::carrier::Carrier;
 use crate::changes::{Lag, look_for};
 use crate::nycflights::{DATABASE, TABLES};
@@ -187,12 +187,7 @@ impl Sync {
         let lag = self.changes(steps).await?;
         self.caught_up().await?;
         let settled = self.carrier.until_settled(copied, |_| ()).await?;
-        let mut processes = vec![
-            ("es-watcher", self.carrier.watcher.process.used()?),
-            ("es-writer", self.carrier.writer.process.used()?),
-        ];
-        let servers = self.servers.used()?.into_iter().zip(before);
-        processes.extend(servers.map(|((name, now), (_, before))| (name, now.since(&before))));
+        let processes = processes(&mut self.carrier, before, self.servers.used()?)?;
         Ok(Figures {
             loads,
             copied,
@@ -284,14 +279,9 @@ impl Sync {
 
     /// Compares every row with every document.
     async fn prove(&self, steps: &Steps) -> Result<bool> {
-        let step = steps.begin("verifying every row", None);
         let (source, target) = (self.servers.source.url(DATABASE), self.servers.target.url());
         let arguments = ["verify", &source, &target, "--index-template", "{table}"];
-        let mut verify = self.program.command("verify", &arguments)?;
-        let equal = verify.finish().await?.success;
-        step.done(steps, if equal { "equal" } else { "NOT equal" });
-        println!("{}", verify.output().trim_end());
-        Ok(equal)
+        prove(&self.program, &arguments, "row", steps).await
     }
 
     /// Starts the query API and asks; returns it and where it answers.
