@@ -22,6 +22,7 @@ mod query;
 mod refusals;
 mod restart;
 mod resync;
+mod rolled_over;
 mod services;
 mod stream;
 mod sync;
