@@ -30,6 +30,10 @@ help: ## Show this menu
 demo: setup ## Set everything up, sync real data between real clusters, prove it equal (KEEP=1 leaves it running)
 	@$(call timed,demo,$(CARGO) xtask demo $(if $(KEEP),--keep))
 
+.PHONY: demo-postgres
+demo-postgres: setup ## The same from PostgreSQL: real tables, changed and attacked meanwhile, proved equal, asked by REST
+	@$(call timed,demo,$(CARGO) xtask demo-postgres $(if $(KEEP),--keep))
+
 .PHONY: setup
 setup: bootstrap ## Install and fetch what the tests and the demo run against
 	@$(call timed,setup,$(CARGO) xtask setup)

@@ -46,47 +46,75 @@ impl OptionalNatsArgs {
     }
 }
 
-/// Who we are to NATS, and whom we trust.
-#[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "NATS access")]
-pub struct NatsAccess {
-    /// Credentials file (JWT and seed).
-    #[arg(long, env = "NATS_CREDENTIALS_FILE", value_name = "PATH")]
-    pub nats_credentials_file: Option<PathBuf>,
-    /// User.
-    #[arg(long, env = "NATS_USER", value_name = "NAME")]
-    pub nats_user: Option<String>,
-    /// The user's password; prefer the environment or a file to a flag, which others can see.
-    #[arg(long, env = "NATS_PASSWORD", value_name = "PASSWORD")]
-    pub nats_password: Option<Secret>,
-    /// File with the user's password.
-    #[arg(long, env = "NATS_PASSWORD_FILE", value_name = "PATH")]
-    pub nats_password_file: Option<PathBuf>,
-    /// Token.
-    #[arg(long, env = "NATS_TOKEN", value_name = "TOKEN")]
-    pub nats_token: Option<Secret>,
-    /// File with an nkey's seed.
-    #[arg(long, env = "NATS_NKEY_FILE", value_name = "PATH")]
-    pub nats_nkey_file: Option<PathBuf>,
-    /// Authorities to trust instead of the system's, as a PEM file.
-    #[arg(long, env = "NATS_CA_FILE", value_name = "PATH")]
-    pub nats_ca_file: Option<PathBuf>,
-    /// Our client certificate, as a PEM file.
-    #[arg(
-        long,
-        env = "NATS_CLIENT_CERT",
-        value_name = "PATH",
-        requires = "nats_client_key"
-    )]
-    pub nats_client_cert: Option<PathBuf>,
-    /// The client certificate's key, as a PEM file.
-    #[arg(
-        long,
-        env = "NATS_CLIENT_KEY",
-        value_name = "PATH",
-        requires = "nats_client_cert"
-    )]
-    pub nats_client_key: Option<PathBuf>,
+/// The flags of an access to NATS: clap has no prefixes, and two accesses in one command need names of their own.
+macro_rules! access {
+    ($(#[$docs:meta])* $name:ident, $heading:literal, $prefix:literal, $env:literal) => {
+        $(#[$docs])*
+        #[derive(Debug, Clone, Default, clap::Args)]
+        #[command(next_help_heading = $heading)]
+        pub struct $name {
+            /// Credentials file (JWT and seed).
+            #[arg(id = concat!($prefix, "_credentials_file"), long = concat!($prefix, "-credentials-file"), env = concat!($env, "_CREDENTIALS_FILE"), value_name = "PATH")]
+            pub credentials_file: Option<PathBuf>,
+            /// User.
+            #[arg(id = concat!($prefix, "_user"), long = concat!($prefix, "-user"), env = concat!($env, "_USER"), value_name = "NAME")]
+            pub user: Option<String>,
+            /// The user's password; prefer the environment or a file to a flag, which others can see.
+            #[arg(id = concat!($prefix, "_password"), long = concat!($prefix, "-password"), env = concat!($env, "_PASSWORD"), value_name = "PASSWORD")]
+            pub password: Option<Secret>,
+            /// File with the user's password.
+            #[arg(id = concat!($prefix, "_password_file"), long = concat!($prefix, "-password-file"), env = concat!($env, "_PASSWORD_FILE"), value_name = "PATH")]
+            pub password_file: Option<PathBuf>,
+            /// Token.
+            #[arg(id = concat!($prefix, "_token"), long = concat!($prefix, "-token"), env = concat!($env, "_TOKEN"), value_name = "TOKEN")]
+            pub token: Option<Secret>,
+            /// File with an nkey's seed.
+            #[arg(id = concat!($prefix, "_nkey_file"), long = concat!($prefix, "-nkey-file"), env = concat!($env, "_NKEY_FILE"), value_name = "PATH")]
+            pub nkey_file: Option<PathBuf>,
+            /// Authorities to trust instead of the system's, as a PEM file.
+            #[arg(id = concat!($prefix, "_ca_file"), long = concat!($prefix, "-ca-file"), env = concat!($env, "_CA_FILE"), value_name = "PATH")]
+            pub ca_file: Option<PathBuf>,
+            /// Our client certificate, as a PEM file.
+            #[arg(id = concat!($prefix, "_client_cert"), long = concat!($prefix, "-client-cert"), env = concat!($env, "_CLIENT_CERT"), value_name = "PATH", requires = concat!($prefix, "_client_key"))]
+            pub client_cert: Option<PathBuf>,
+            /// The client certificate's key, as a PEM file.
+            #[arg(id = concat!($prefix, "_client_key"), long = concat!($prefix, "-client-key"), env = concat!($env, "_CLIENT_KEY"), value_name = "PATH", requires = concat!($prefix, "_client_cert"))]
+            pub client_key: Option<PathBuf>,
+        }
+
+        impl $name {
+            /// What a connection to `url` that calls itself `name` needs.
+            ///
+            /// # Errors
+            /// When the password file cannot be read.
+            pub fn options(&self, url: &str, name: &str) -> Result<ConnectOptions, SecretFileError> {
+                let file = self.password_file.as_deref();
+                let password = Secret::given(self.password.as_ref(), file)?;
+                Ok(ConnectOptions {
+                    url: url.to_owned(),
+                    credentials_file: self.credentials_file.clone(),
+                    user: self.user.clone(),
+                    password: password.map(|password| password.expose().to_owned()),
+                    token: self.token.as_ref().map(|token| token.expose().to_owned()),
+                    nkey_file: self.nkey_file.clone(),
+                    tls_ca: self.ca_file.clone(),
+                    tls_cert: self.client_cert.clone(),
+                    tls_key: self.client_key.clone(),
+                    name: name.to_owned(),
+                })
+            }
+        }
+    };
+}
+
+access! {
+    /// Who we are to NATS, and whom we trust.
+    NatsAccess, "NATS access", "nats", "NATS"
+}
+
+access! {
+    /// The same for another cluster, into which something is passed on.
+    DownstreamAccess, "Downstream NATS", "downstream", "DOWNSTREAM"
 }
 
 impl NatsArgs {
@@ -96,31 +124,5 @@ impl NatsArgs {
     /// When the password file cannot be read.
     pub fn options(&self, name: &str) -> Result<ConnectOptions, SecretFileError> {
         self.access.options(&self.nats_url, name)
-    }
-}
-
-impl NatsAccess {
-    /// What a connection to `url` that calls itself `name` needs.
-    ///
-    /// # Errors
-    /// When the password file cannot be read.
-    pub fn options(&self, url: &str, name: &str) -> Result<ConnectOptions, SecretFileError> {
-        let file = self.nats_password_file.as_deref();
-        let password = Secret::given(self.nats_password.as_ref(), file)?;
-        Ok(ConnectOptions {
-            url: url.to_owned(),
-            credentials_file: self.nats_credentials_file.clone(),
-            user: self.nats_user.clone(),
-            password: password.map(|password| password.expose().to_owned()),
-            token: self
-                .nats_token
-                .as_ref()
-                .map(|token| token.expose().to_owned()),
-            nkey_file: self.nats_nkey_file.clone(),
-            tls_ca: self.nats_ca_file.clone(),
-            tls_cert: self.nats_client_cert.clone(),
-            tls_key: self.nats_client_key.clone(),
-            name: name.to_owned(),
-        })
     }
 }

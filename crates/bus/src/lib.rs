@@ -13,6 +13,7 @@
 //! - [`Lease`] makes sure that of all processes with one name a single one acts. Its record in the
 //!   bucket `SYNCLINE` is also where a reader's floor is kept, so that moving the floor and being the
 //!   holder are one compare-and-set.
+//! - [`Publisher`] is a watcher that has both, the stream and the lease.
 //! - [`purge_settled`] frees what every registered reader has passed, and nothing else.
 //! - [`JetStreamDeadLetters`] keeps what could not be written, until something newer of its document is
 //!   there; [`Letters`] lists it and sends it again. [`trail()`] finds what a stream holds of a document.
@@ -34,6 +35,7 @@ mod inbound;
 mod lease;
 mod lineages;
 mod passed;
+mod publisher;
 mod purge;
 mod reader;
 mod registry;
@@ -41,7 +43,7 @@ mod resync;
 mod sink;
 mod trail;
 
-pub use args::{NatsAccess, NatsArgs, OptionalNatsArgs};
+pub use args::{DownstreamAccess, NatsAccess, NatsArgs, OptionalNatsArgs};
 pub use connection::{Answers, Bus, ConnectOptions, until_answered};
 pub use dead_letters::{JetStreamDeadLetters, Letter, Letters};
 pub use ending::{Acknowledged, Ending, Stored, look as look_at_ending};
@@ -49,6 +51,7 @@ pub use error::Error;
 pub use lease::{Lease, LeaseOptions, ReaderStatus, Role, forget_reader, readers};
 pub use lineages::Lineages;
 pub use passed::{Output, TakenBack};
+pub use publisher::{Publisher, PublisherOptions};
 pub use purge::{Purged, purge_settled};
 pub use reader::{Correspondent, JetStreamReader, ReaderOptions};
 pub use registry::Bucket;

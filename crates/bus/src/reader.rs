@@ -9,22 +9,17 @@
 //! whether the message seen last is still the same (a server that lost power may have lost its end and
 //! filled it with something else), and whether something unread is gone.
 
+mod cursor;
 mod position;
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
-use async_nats::jetstream::{
-    self,
-    consumer::{AckPolicy, DeliverPolicy, pull},
-};
+use async_nats::jetstream;
 use futures::StreamExt;
 use model::now_ms;
 use pipeline::{Delivery, Fault, MessageSource, Tenure};
 use runtime::backoff::Backoff;
-use tokio::{
-    sync::watch,
-    time::{Instant, Sleep},
-};
+use tokio::time::{Instant, Sleep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
@@ -33,12 +28,9 @@ use crate::{
     lease::Advancer,
     passed, purge, stream,
 };
+use cursor::{Cursor, Pending, open};
 use position::{Ahead, Position, Start};
 
-/// How often the server says that it is there while there is nothing to deliver.
-const HEARTBEAT: Duration = Duration::from_secs(5);
-/// How long the server keeps a cursor nobody asks for.
-const CURSOR_LIFE: Duration = Duration::from_secs(60);
 /// How often a reader with nothing to read looks how far the stream has come.
 const IDLE: Duration = Duration::from_secs(1);
 /// How long messages may be due without one coming. Generous: a large one on a slow line takes time.
@@ -96,6 +88,8 @@ pub struct JetStreamReader {
     backoff: Backoff,
     /// Messages behind, as of the newest one.
     pending: u64,
+    /// Messages that the server has left out by their subjects.
+    left_out: u64,
     idle: Pin<Box<Sleep>>,
     /// When the newest message came.
     arrived: Instant,
@@ -125,23 +119,6 @@ impl Correspondent {
         self.marks
             .advance(|mark| mark.letters_seen = Some((self.token, end)));
     }
-}
-
-type Pending<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
-
-enum Cursor {
-    /// Is being made. Kept apart from the call of `next` that began it, which may be dropped.
-    Opening(Pending<Open>),
-    Reading(Box<Open>),
-}
-
-/// A cursor in the server.
-struct Open {
-    messages: pull::Stream,
-    /// The number of the message it delivered last.
-    delivered: u64,
-    pending: u64,
-    losses: watch::Receiver<u64>,
 }
 
 impl std::fmt::Debug for JetStreamReader {
@@ -174,7 +151,6 @@ impl JetStreamReader {
             role: Role::Reader(options.consumer.clone()),
             holder: options.holder.clone(),
             lease: options.lease,
-            filter_subjects: options.filter_subjects.clone(),
         };
         let Some(mut lease) = Lease::acquire(bus, &info, lease_options, shutdown).await? else {
             return Ok(None);
@@ -202,7 +178,7 @@ impl JetStreamReader {
                  stands below the floor is not read"
             );
         }
-        let mut mark = found.map(|found| found.mark.clone());
+        let mut mark = found.cloned();
         let mut taken_back = None;
         if let Some(output) = &options.output {
             taken_back = passed::compare(mark.get_or_insert_default(), output).await?;
@@ -221,6 +197,7 @@ impl JetStreamReader {
             mark.floor = start.at.sequence;
             mark.floor_time = start.at.time;
             mark.passed.clone_from(&passed);
+            mark.filter_subjects.clone_from(&options.filter_subjects);
         });
         let newest = passed.and_then(|passed| passed.newest().cloned());
         Ok(Start {
@@ -250,6 +227,7 @@ impl JetStreamReader {
             cursor,
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(5)),
             pending: 0,
+            left_out: 0,
             idle: Box::pin(tokio::time::sleep(IDLE)),
             arrived: Instant::now(),
             probe: None,
@@ -289,14 +267,20 @@ impl JetStreamReader {
             stream: self.options.stream.clone(),
             reader: self.options.consumer.clone(),
             token: self.lease.token(),
-            seen: found.and_then(|found| found.mark.letters_seen),
+            seen: found.and_then(|found| found.letters_seen),
             marks: self.lease.advancer(),
         }
     }
 
-    /// Makes a new cursor behind the newest message seen.
+    /// Makes a new cursor behind the newest message seen, because something is odd.
     fn reopen(&mut self, reason: &dyn std::fmt::Display) {
         let pause = self.backoff.next_delay();
+        self.open_after(pause, reason);
+    }
+
+    /// Makes a new cursor behind the newest message seen. What the old one still has is forgotten, and so is what was
+    /// found out under its subjects.
+    fn open_after(&mut self, pause: Duration, reason: &dyn std::fmt::Display) {
         tracing::debug!(stream = self.options.stream, after = self.seen.sequence, %reason, ?pause, "reading anew");
         let open = open(
             self.bus.clone(),
@@ -373,6 +357,7 @@ impl JetStreamReader {
         }
         reading.delivered = info.consumer_sequence;
         self.pending = info.pending;
+        self.passes_over(info.stream_sequence - 1);
         let time = stream::nanos(info.published.unix_timestamp_nanos());
         self.seen = Position {
             sequence: info.stream_sequence,
@@ -395,10 +380,18 @@ impl JetStreamReader {
         })
     }
 
+    /// Counts what was not delivered up to here: without a filter that is only what has been removed.
+    fn passes_over(&mut self, upto: u64) {
+        if !self.options.filter_subjects.is_empty() {
+            self.left_out += upto - self.seen.sequence;
+        }
+    }
+
     /// Moves on to where the stream ends for this reader, if nothing was read meanwhile.
     fn probed(&mut self, found: Ahead) -> Option<Delivery> {
         match found {
             Ahead::Nothing(end) if end.sequence > self.seen.sequence => {
+                self.passes_over(end.sequence);
                 self.seen = end;
                 self.pending = 0;
                 return Some(self.inbound.nothing_up_to(end.sequence, end.time));
@@ -421,60 +414,6 @@ async fn probed(probe: &mut Option<Pending<Ahead>>) -> Result<Ahead, Error> {
         },
         None => std::future::pending().await,
     }
-}
-
-/// Makes a cursor behind a position, after a pause.
-async fn open(
-    bus: Bus,
-    options: ReaderOptions,
-    created: u64,
-    after: Position,
-    pause: Duration,
-) -> Result<Open, Error> {
-    tokio::time::sleep(pause).await;
-    position::check(&bus, &options.stream, created, after).await?;
-    let losses = bus.losses();
-    let config = pull::Config {
-        deliver_policy: DeliverPolicy::ByStartSequence {
-            start_sequence: after.sequence + 1,
-        },
-        ack_policy: AckPolicy::None,
-        filter_subjects: options.filter_subjects.clone(),
-        inactive_threshold: CURSOR_LIFE,
-        memory_storage: true,
-        num_replicas: 1,
-        description: Some(format!("cursor of the reader {}", options.consumer)),
-        ..pull::Config::default()
-    };
-    let what = format!("reading the stream {}", options.stream);
-    let consumer = bus
-        .jetstream()
-        .create_consumer_on_stream(config, &options.stream)
-        .await;
-    let consumer = consumer.map_err(|error| match error.kind() {
-        jetstream::stream::ConsumerErrorKind::JetStream(answer) => {
-            crate::error::refused(bus.server_host(), &what, &answer)
-        }
-        _ => bus
-            .denied(&format!("$JS.API.CONSUMER.CREATE.{}", options.stream))
-            .unwrap_or_else(|| Error::request(&*what, error)),
-    })?;
-    let pending = consumer.cached_info().num_pending;
-    let messages = consumer
-        .stream()
-        .max_bytes_per_batch(options.max_bytes.max(bus.max_payload() + (64 << 10)))
-        .max_messages_per_batch(10_000)
-        .expires(Duration::from_secs(30))
-        .heartbeat(HEARTBEAT)
-        .messages()
-        .await
-        .map_err(|error| Error::request(&*what, error))?;
-    Ok(Open {
-        messages,
-        delivered: 0,
-        pending,
-        losses,
-    })
 }
 
 impl MessageSource for JetStreamReader {
@@ -510,6 +449,20 @@ impl MessageSource for JetStreamReader {
 
     async fn close(&mut self) -> Result<(), Fault> {
         Ok(self.lease.release().await?)
+    }
+
+    fn want(&mut self, subjects: &[String]) {
+        if self.options.filter_subjects == subjects {
+            return;
+        }
+        self.options.filter_subjects = subjects.to_vec();
+        self.lease
+            .advance(|mark| mark.filter_subjects = subjects.to_vec());
+        self.open_after(Duration::ZERO, &"other subjects are wanted");
+    }
+
+    fn left_out(&self) -> u64 {
+        self.left_out
     }
 
     fn pending(&self) -> u64 {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use ::config::{ByteSize, CommaList, Millis, Rate};
-use bus::NatsArgs;
+use bus::{NatsArgs, PublisherOptions, StreamSpec, stream};
 use model::{IndexName, Tenant};
 use search::{EsArgs, IndexPatterns};
 
@@ -122,5 +122,24 @@ impl Args {
     pub fn name(&self) -> String {
         let default = || format!("es-watcher-{}", self.tenant);
         self.name.clone().unwrap_or_else(default)
+    }
+
+    /// The stream that is published to, as it is created when missing.
+    pub fn stream_spec(&self) -> StreamSpec {
+        StreamSpec {
+            max_bytes: self.stream_max_bytes.map(|size| size.bytes()),
+            replicas: self.stream_replicas,
+            ..StreamSpec::new(&self.stream, stream::ES_CHANGES_SUBJECTS)
+        }
+    }
+
+    /// As whom is published, and whose changes.
+    pub fn publisher(&self) -> PublisherOptions {
+        PublisherOptions {
+            name: self.name(),
+            lease: self.lease.into(),
+            tenant: self.tenant.clone(),
+            zstd_level: (self.zstd_level > 0).then_some(self.zstd_level),
+        }
     }
 }

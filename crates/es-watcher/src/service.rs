@@ -1,16 +1,12 @@
 //! The watcher as a service: connect, take the lease, publish, stop in order.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use ::config::Rate;
 use bus::{
-    Bucket, Bus, Ending, JetStreamSink, Lease, LeaseOptions, Lineages, Resyncs, Role, SinkOptions,
-    Stored, StreamSpec, stream, until_answered,
+    Bucket, Bus, Ending, JetStreamSink, Lease, Lineages, Publisher, Resyncs, Stored, until_answered,
 };
-use model::{IndexName, Root};
+use model::IndexName;
 use pipeline::{Fault, PublishOptions, publish};
 use runtime::{
     backoff::Backoff,
@@ -26,10 +22,8 @@ use crate::{
     canary::{self, CanaryOptions},
 };
 
-/// How long the stream may take to acknowledge a batch.
-const ACK_TIMEOUT: Duration = Duration::from_secs(10);
-/// How soon a store is opened anew that a failing disk has broken.
-const OPEN_AGAIN: Duration = Duration::from_secs(1);
+/// The shortest and the longest pause before the stores are opened again after a disk has failed or was full.
+const OPEN_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// A watcher whose loop has not come round for this long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(120);
 
@@ -90,32 +84,16 @@ pub async fn run(
     let Some(bus) = nats.connect_with_retry(shutdown).await? else {
         return Ok(());
     };
-    let spec = StreamSpec {
-        max_bytes: args.stream_max_bytes.map(|size| size.bytes()),
-        replicas: args.stream_replicas,
-        ..StreamSpec::new(&args.stream, stream::ES_CHANGES_SUBJECTS)
-    };
-    let ensured = until_answered(shutdown, || stream::ensure(&bus, &spec)).await?;
-    let Some(info) = ensured else {
-        return Ok(());
-    };
-    let lease = LeaseOptions {
-        role: Role::Publisher(name),
-        holder: runtime::process_name("es-watcher"),
-        lease: args.lease.into(),
-        filter_subjects: Vec::new(),
-    };
-    let acquired = until_answered(shutdown, || {
-        Lease::acquire(&bus, &info, lease.clone(), shutdown)
-    });
-    let Some(mut lease) = acquired.await?.flatten() else {
+    let (spec, options) = (args.stream_spec(), args.publisher());
+    let entered = Publisher::enter(&bus, &spec, options, shutdown).await?;
+    let Some(publisher) = entered else {
         return Ok(());
     };
     health.readiness.set("stream", Ok(()));
     let owner = Owner {
         cluster_uuid: client.server().cluster_uuid.clone(),
         tenant: args.tenant.to_string(),
-        stream: Some((info.name.clone(), info.created)),
+        stream: Some((publisher.info.name.clone(), publisher.info.created)),
     };
     let observer = Arc::new(WatcherMetrics::new(
         metrics,
@@ -127,26 +105,31 @@ pub async fn run(
         client,
         bus,
         owner,
-        lease: &lease,
+        publisher: &publisher,
         observer,
         readiness: &health.readiness,
         shutdown,
     };
     let ended = watcher.watch().await;
-    if let Err(error) = lease.release().await {
-        tracing::warn!(%error, "the lease could not be given back; a successor waits until it has run out");
-    }
+    publisher.leave().await;
     ended
 }
 
-/// How long at least a watcher that was replaced has to let go of its folder.
-const LET_GO: Duration = Duration::from_secs(30);
-
-/// Whether a store only has to be opened anew.
-fn is_broken(cause: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
-    let (ledger, checkpoints) = (cause.downcast_ref(), cause.downcast_ref());
-    matches!(ledger, Some(LedgerError::Broken { .. }))
-        || matches!(checkpoints, Some(CheckpointError::Broken { .. }))
+/// Whether a disk is the cause that may have room again some day: the stores are then opened anew.
+fn waits_for_a_disk(error: &ServiceError) -> bool {
+    let (ledger, checkpoints) = match error {
+        ServiceError::Ledger(error) => (Some(error), None),
+        ServiceError::Checkpoint(error) => (None, Some(error)),
+        ServiceError::Pipeline(Fault::Fatal(cause)) => (cause.downcast_ref(), cause.downcast_ref()),
+        _ => (None, None),
+    };
+    matches!(
+        ledger,
+        Some(LedgerError::Broken { .. } | LedgerError::Write { .. })
+    ) || matches!(
+        checkpoints,
+        Some(CheckpointError::Broken { .. } | CheckpointError::Write { .. })
+    )
 }
 
 /// A watcher that holds its lease.
@@ -155,7 +138,7 @@ struct Watcher<'a> {
     client: Client,
     bus: Bus,
     owner: Owner,
-    lease: &'a Lease,
+    publisher: &'a Publisher,
     observer: Arc<WatcherMetrics>,
     readiness: &'a Readiness,
     shutdown: &'a CancellationToken,
@@ -172,17 +155,21 @@ enum Ended {
 
 impl Watcher<'_> {
     async fn watch(&self) -> Result<(), ServiceError> {
+        let mut backoff = Backoff::new(OPEN_AGAIN.0, OPEN_AGAIN.1);
         loop {
             let ended = match self.publish().await {
-                Err(ServiceError::Pipeline(Fault::Fatal(cause))) if is_broken(cause.as_ref()) => {
-                    tracing::warn!(%cause, "opening it anew");
+                Err(error) if waits_for_a_disk(&error) => {
+                    tracing::warn!(%error, "opening it anew");
+                    self.readiness.set("checkpoint", Err(error.to_string()));
                     tokio::select! {
                         () = self.shutdown.cancelled() => return Ok(()),
-                        () = tokio::time::sleep(OPEN_AGAIN) => continue,
+                        lost = self.publisher.lease.lost() => return Err(lost.into()),
+                        () = tokio::time::sleep(backoff.next_delay()) => continue,
                     }
                 }
                 ended => ended?,
             };
+            backoff.reset();
             match ended {
                 Ended::Stopped => return Ok(()),
                 Ended::LostEnd(error) => {
@@ -210,7 +197,7 @@ impl Watcher<'_> {
             return Ok(Ended::Stopped);
         };
         if let Some(ledger) = &ledger {
-            continue_ledger(ledger, self.lease, &self.observer).await?;
+            continue_ledger(ledger, &self.publisher.lease, &self.observer).await?;
         }
         let replicas = self.args.stream_replicas;
         let opened = until_answered(self.shutdown, || Lineages::open(&self.bus, replicas));
@@ -226,7 +213,7 @@ impl Watcher<'_> {
             return Ok(Ended::Stopped);
         };
         let requests = Requests::default();
-        let mut sink = JetStreamSink::new(&self.bus, self.sink_options(newest));
+        let mut sink = JetStreamSink::new(&self.bus, self.publisher.sink_options(newest));
         let acknowledged = sink.acknowledged();
         let memory = Memory {
             checkpoints: Checkpoints::on_disk(store),
@@ -251,7 +238,7 @@ impl Watcher<'_> {
             () = requests.attend(&resyncs, &name) => Ok(Ended::Stopped),
             () = self.send_canaries() => Ok(Ended::Stopped),
             ended = publishing => ended.map(|()| Ended::Stopped).map_err(ServiceError::from),
-            lost = self.lease.lost() => Err(lost.into()),
+            lost = self.publisher.lease.lost() => Err(lost.into()),
         };
         source.close().await;
         ended
@@ -303,45 +290,20 @@ impl Watcher<'_> {
         canary::send(&self.client, &options, &self.observer).await;
     }
 
-    fn sink_options(&self, newest: Option<Stored>) -> SinkOptions {
-        let args = self.args;
-        SinkOptions {
-            stream: args.stream.clone(),
-            root: Root::Changes,
-            tenant: args.tenant.clone(),
-            zstd_level: (args.zstd_level > 0).then_some(args.zstd_level),
-            token: self.lease.token(),
-            tenure: self.lease.tenure(),
-            ack_timeout: ACK_TIMEOUT,
-            newest,
-        }
-    }
-
-    /// Opens the checkpoint store. Two watchers of one name may share its folder: the one that was
-    /// replaced holds it until it notices. It may have been paused, or the machine be busy.
     async fn open_store(&self) -> Result<Option<DiskStore>, ServiceError> {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-        let until = Instant::now() + LET_GO.max(Duration::from(self.args.lease) * 3);
-        loop {
-            match DiskStore::open(&self.args.checkpoint_path, &self.owner) {
-                Ok(store) => {
-                    self.readiness.set("checkpoint", Ok(()));
-                    return Ok(Some(store));
-                }
-                Err(error @ CheckpointError::InUse { .. }) if Instant::now() < until => {
-                    if backoff.attempts() == 0 {
-                        tracing::warn!(%error, "waiting");
-                    }
-                    self.readiness.set("checkpoint", Err(error.to_string()));
-                }
-                Err(error) => return Err(error.into()),
-            }
-            tokio::select! {
-                () = self.shutdown.cancelled() => return Ok(None),
-                lost = self.lease.lost() => return Err(lost.into()),
-                () = tokio::time::sleep(backoff.next_delay()) => {}
-            }
-        }
+        let open = || {
+            let opened = DiskStore::open(&self.args.checkpoint_path, &self.owner);
+            let state = opened.as_ref().map(|_| ()).map_err(ToString::to_string);
+            self.readiness.set("checkpoint", state);
+            opened.map_err(ServiceError::from)
+        };
+        let is_in_use = |error: &ServiceError| {
+            matches!(
+                error,
+                ServiceError::Checkpoint(CheckpointError::InUse { .. })
+            )
+        };
+        self.publisher.open(self.shutdown, open, is_in_use).await
     }
 }
 

@@ -134,6 +134,11 @@ impl Document {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+
+    /// The JSON text.
+    pub fn into_bytes(self) -> Bytes {
+        self.0
+    }
 }
 
 #[cfg(test)]

@@ -99,7 +99,9 @@ async fn stats(State(control): State<Control>) -> Json<Value> {
             "refused": control.refused(),
         },
         "paused": *control.paused().borrow(),
+        "reads": control.subjects(),
         "entries": counts.map(|counts| counts.entries),
+        "left_out": counts.map(|counts| counts.left_out),
         "changes": {
             "read": counts.map(|counts| counts.read),
             "passed": counts.map(|counts| counts.passed),

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use ::config::{ByteSize, CommaList, Millis, Secret, SecretFileError};
-use bus::{ConnectOptions, NatsAccess, stream};
+use bus::{ConnectOptions, DownstreamAccess, NatsAccess, stream};
 use model::{IndexPatterns, Operation};
 use transform::Selection;
 
@@ -171,63 +171,16 @@ pub struct DownstreamArgs {
     /// Downstream NATS URL (defaults to upstream).
     #[arg(long, env = "DOWNSTREAM_URL", value_name = "URL")]
     pub downstream_url: Option<String>,
-    /// Credentials file there (JWT and seed).
-    #[arg(long, env = "DOWNSTREAM_CREDENTIALS_FILE", value_name = "PATH")]
-    pub downstream_credentials_file: Option<PathBuf>,
-    /// User there.
-    #[arg(long, env = "DOWNSTREAM_USER", value_name = "NAME")]
-    pub downstream_user: Option<String>,
-    /// The user's password; prefer the environment or a file to a flag, which others can see.
-    #[arg(long, env = "DOWNSTREAM_PASSWORD", value_name = "PASSWORD")]
-    pub downstream_password: Option<Secret>,
-    /// File with the user's password.
-    #[arg(long, env = "DOWNSTREAM_PASSWORD_FILE", value_name = "PATH")]
-    pub downstream_password_file: Option<PathBuf>,
-    /// Token there.
-    #[arg(long, env = "DOWNSTREAM_TOKEN", value_name = "TOKEN")]
-    pub downstream_token: Option<Secret>,
-    /// File with an nkey's seed.
-    #[arg(long, env = "DOWNSTREAM_NKEY_FILE", value_name = "PATH")]
-    pub downstream_nkey_file: Option<PathBuf>,
-    /// Authorities to trust instead of the system's, as a PEM file.
-    #[arg(long, env = "DOWNSTREAM_CA_FILE", value_name = "PATH")]
-    pub downstream_ca_file: Option<PathBuf>,
-    /// Our client certificate there, as a PEM file.
-    #[arg(
-        long,
-        env = "DOWNSTREAM_CLIENT_CERT",
-        value_name = "PATH",
-        requires = "downstream_client_key"
-    )]
-    pub downstream_client_cert: Option<PathBuf>,
-    /// The client certificate's key, as a PEM file.
-    #[arg(
-        long,
-        env = "DOWNSTREAM_CLIENT_KEY",
-        value_name = "PATH",
-        requires = "downstream_client_cert"
-    )]
-    pub downstream_client_key: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would make it the text of the heading")]
+    pub access: DownstreamAccess,
 }
 
 impl DownstreamArgs {
     /// What a connection there needs; `None` where the output is where the input is.
     pub(crate) fn options(&self, name: &str) -> Result<Option<ConnectOptions>, SecretFileError> {
-        let Some(url) = &self.downstream_url else {
-            return Ok(None);
-        };
-        let access = NatsAccess {
-            nats_credentials_file: self.downstream_credentials_file.clone(),
-            nats_user: self.downstream_user.clone(),
-            nats_password: self.downstream_password.clone(),
-            nats_password_file: self.downstream_password_file.clone(),
-            nats_token: self.downstream_token.clone(),
-            nats_nkey_file: self.downstream_nkey_file.clone(),
-            nats_ca_file: self.downstream_ca_file.clone(),
-            nats_client_cert: self.downstream_client_cert.clone(),
-            nats_client_key: self.downstream_client_key.clone(),
-        };
-        access.options(url, name).map(Some)
+        let url = self.downstream_url.as_deref();
+        url.map(|url| self.access.options(url, name)).transpose()
     }
 }
 

@@ -129,6 +129,11 @@ impl Control {
         self.0.metrics.get().map(|metrics| metrics.counts())
     }
 
+    /// The subjects that are read, all when empty; `None` before the start.
+    pub(crate) fn subjects(&self) -> Option<Vec<String>> {
+        self.0.metrics.get().map(|metrics| metrics.subjects())
+    }
+
     pub(crate) fn pause(&self, paused: bool) {
         self.0.paused.send_replace(paused);
     }

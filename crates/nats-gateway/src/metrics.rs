@@ -1,7 +1,10 @@
 //! What a gateway counts.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -45,6 +48,9 @@ pub struct GatewayMetrics {
     letters: Counter,
     retries: Family<WhatLabel, Counter>,
     pending: Gauge,
+    left_out: Counter,
+    left_out_by_reader: AtomicU64,
+    subjects: Mutex<Vec<String>>,
     lost_ends: Counter,
     rules: Family<HashLabel, Gauge<f64, AtomicU64>>,
     is_failing: AtomicBool,
@@ -57,6 +63,7 @@ pub struct GatewayMetrics {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Counts {
     pub(crate) entries: u64,
+    pub(crate) left_out: u64,
     pub(crate) read: u64,
     pub(crate) passed: u64,
     pub(crate) published: u64,
@@ -76,6 +83,9 @@ impl GatewayMetrics {
             letters: Counter::default(),
             retries: Family::default(),
             pending: Gauge::default(),
+            left_out: Counter::default(),
+            left_out_by_reader: AtomicU64::new(0),
+            subjects: Mutex::default(),
             lost_ends: Counter::default(),
             rules: Family::default(),
             is_failing: AtomicBool::new(false),
@@ -108,6 +118,11 @@ impl GatewayMetrics {
             );
             registry.register("retries", "Failures that are tried again", new.retries.clone());
             registry.register("pending", "Messages waiting to be read", new.pending.clone());
+            registry.register(
+                "entries_left_out",
+                "Messages that JetStream left in the stream by their subjects: they never crossed the network",
+                new.left_out.clone(),
+            );
             registry.register(
                 "lost_ends",
                 "How often the output had lost its end and got it again",
@@ -171,7 +186,23 @@ impl GatewayMetrics {
         }
     }
 
-    pub(crate) fn waiting(&self, pending: u64) {
+    /// Notes what is read: the subjects, all when empty.
+    pub(crate) fn wants(&self, subjects: Vec<String>) {
+        *self.subjects.lock().unwrap_or_else(PoisonError::into_inner) = subjects;
+    }
+
+    /// The subjects that are read; all when empty.
+    pub(crate) fn subjects(&self) -> Vec<String> {
+        let subjects = self.subjects.lock();
+        subjects.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes how much waits, and how much this reader's log has left out.
+    pub(crate) fn waiting(&self, pending: u64, left_out: u64) {
+        let before = self.left_out_by_reader.swap(left_out, Relaxed);
+        // A new reader begins at nothing.
+        self.left_out
+            .inc_by(left_out.checked_sub(before).unwrap_or(left_out));
         self.pending.set(i64::try_from(pending).unwrap_or(i64::MAX));
         self.alive();
     }
@@ -179,6 +210,7 @@ impl GatewayMetrics {
     pub(crate) fn counts(&self) -> Counts {
         Counts {
             entries: self.entries.get(),
+            left_out: self.left_out.get(),
             read: self.read.get(),
             passed: self.passed.get(),
             published: self.published.get(),

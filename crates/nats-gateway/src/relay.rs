@@ -6,39 +6,38 @@
 //! **Dead letters.** A change on which a rule fails is parked before anything of its entry is yielded. A letter
 //! is settled when the output has a newer change of its document. A letter that is sent again is looked at when
 //! everything before it is in the output: only then is it certain that nothing newer has settled it.
+//!
+//! **What is read.** The log is asked only for the subjects that the rules in force may let through. Rules that are
+//! replaced count for everything behind the entry that was taken last, whatever the old ones left in the log. While
+//! there are letters, everything is read that flags select: new rules may have nothing to do with a letter's document any
+//! more, and still it has to be settled, or heard when it is sent again.
+
+mod address;
+mod outbox;
+mod work;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use bytes::Bytes;
-use model::{Batch, Change, Content, IndexName, Kind, Origin, Subject, Version, Via, wire};
+use model::{Batch, Content, IndexDefinition, Operation, Origin, Version, Via, wire};
 use pipeline::{
     Captured, ChangeSource, DeadLetter, DeadLetters, Delivery, Fault, MessageSource, Payload,
     Replay, Replayed,
 };
 use tokio::{sync::watch, task::JoinHandle};
-use transform::{At, Outcome, Plan, RuleError};
+
+use address::{Address, Addresses};
+use outbox::Outbox;
+pub use outbox::Passage;
+use work::{Job, Worked};
 
 use crate::{GatewayMetrics, control::InForce, jq::JqProcess};
 
 /// How often the loop says that it lives while there is nothing to do.
 const PULSE: Duration = Duration::from_secs(5);
-/// Subjects whose plans are kept; more than there are indices in a cluster, and few enough to keep.
-const MOST_PLANS: usize = 10_000;
-
-/// How far the input is settled once the output has a batch, and what is settled with it.
-#[derive(Debug, Clone, Default)]
-pub struct Passage {
-    /// The entry that is settled with this batch; `None` where more of it follows.
-    floor: Option<u64>,
-    /// The changes that are newer than the letters of their documents may be.
-    settled: Vec<(IndexName, Change)>,
-    /// A letter that was sent again, and what has become of it.
-    replayed: Option<(Replay, Replayed)>,
-}
 
 /// Reads a log and yields what the rules make of it.
 pub struct Relay<R, D> {
@@ -50,26 +49,16 @@ pub struct Relay<R, D> {
     jq_limits: (Duration, u64),
     paused: watch::Receiver<bool>,
     metrics: Arc<GatewayMetrics>,
-    /// What is decided about subjects, under the rules in force.
-    plans: HashMap<Arc<str>, Arc<Address>>,
+    addresses: Addresses,
+    /// Whether more is read than the rules let through.
+    reads_more: bool,
     /// A batch that the rules are applied to elsewhere.
     at_work: Option<JoinHandle<Worked>>,
-    /// What has to be parked before anything of its entry goes on.
-    parking: VecDeque<DeadLetter>,
-    ready: VecDeque<Captured<Passage>>,
+    outbox: Outbox,
     /// A letter that was sent again and waits for what came before it.
     replay: Option<Replaying>,
-    /// The newest entry that was yielded, and the newest that is settled.
-    yielded: u64,
+    /// The newest entry that is settled.
     settled: u64,
-}
-
-/// What a subject says, and what is decided about it.
-#[derive(Debug)]
-struct Address {
-    subject: Subject,
-    /// `None` for definitions.
-    plan: Option<Plan>,
 }
 
 #[derive(Debug)]
@@ -80,23 +69,11 @@ struct Replaying {
     replay: Replay,
 }
 
-/// What the rules made of a batch.
-#[derive(Debug)]
-struct Worked {
-    sequence: u64,
-    origin: Origin,
-    /// By index, in the order of the batch.
-    outputs: BTreeMap<IndexName, Vec<Change>>,
-    letters: Vec<DeadLetter>,
-    settled: Vec<(IndexName, Change)>,
-    replay: Option<Replay>,
-}
-
 impl<R: std::fmt::Debug, D> std::fmt::Debug for Relay<R, D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Relay")
             .field("reader", &self.reader)
-            .field("yielded", &self.yielded)
+            .field("yielded", &self.outbox.yielded)
             .field("settled", &self.settled)
             .finish_non_exhaustive()
     }
@@ -116,7 +93,7 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
         let in_force = Arc::clone(&rules.borrow());
         metrics.in_force(in_force.rules.hash(), in_force.since_ms);
         let process = JqProcess::new(in_force.rules.programs(), jq.0, jq.1);
-        Relay {
+        let mut relay = Relay {
             reader,
             letters: Arc::new(letters),
             rules,
@@ -125,14 +102,15 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
             jq_limits: jq,
             paused,
             metrics,
-            plans: HashMap::new(),
+            addresses: Addresses::default(),
+            reads_more: false,
             at_work: None,
-            parking: VecDeque::new(),
-            ready: VecDeque::new(),
+            outbox: Outbox::default(),
             replay: None,
-            yielded: 0,
             settled: 0,
-        }
+        };
+        relay.want();
+        relay
     }
 
     /// Stores the floor and lets the next reader begin.
@@ -145,27 +123,43 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
 
     /// Takes over rules that were replaced.
     fn follow_rules(&mut self) {
-        if !self.rules.has_changed().unwrap_or(false) {
-            return;
-        }
         self.in_force = Arc::clone(&self.rules.borrow_and_update());
         let rules = &self.in_force.rules;
         self.metrics.in_force(rules.hash(), self.in_force.since_ms);
-        self.plans.clear();
+        self.addresses.forget();
         let process = JqProcess::new(rules.programs(), self.jq_limits.0, self.jq_limits.1);
         self.jq = Arc::new(Mutex::new(process));
+        self.want();
+    }
+
+    /// Asks the log for what may go on, and for no more unless there are letters.
+    fn want(&mut self) {
+        let rules = &self.in_force.rules;
+        self.reads_more = !self.letters.is_empty();
+        let subjects = match self.reads_more {
+            false => rules.subjects(),
+            true => rules.selected_subjects(),
+        };
+        self.reader.want(&subjects);
+        self.metrics.wants(subjects);
     }
 
     /// The next entry. Cancel safe.
     async fn read(&mut self) -> Result<Option<Delivery>, Fault> {
         loop {
+            if self.reads_more && self.letters.is_empty() {
+                self.want();
+            }
             let paused = *self.paused.borrow_and_update();
             self.metrics.paused(paused);
-            self.metrics.waiting(self.reader.pending());
+            self.metrics
+                .waiting(self.reader.pending(), self.reader.left_out());
             tokio::select! {
                 biased;
                 // Fails when nobody can change it any more, and then the process ends anyhow.
                 Ok(()) = self.paused.changed() => {}
+                // Before the reader: it may not pass over any more by what was wanted before.
+                Ok(()) = self.rules.changed() => self.follow_rules(),
                 () = tokio::time::sleep(PULSE) => {}
                 delivery = self.reader.next(), if !paused => return delivery,
             }
@@ -178,9 +172,11 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
             subject,
             payload,
         } = delivery;
-        self.follow_rules();
+        if self.rules.has_changed().unwrap_or(false) {
+            self.follow_rules();
+        }
         match payload {
-            Payload::Nothing => self.nothing(sequence, Passage::default()),
+            Payload::Nothing => self.outbox.pass_over(sequence),
             Payload::Unreadable { reason, body } => {
                 self.unreadable(sequence, subject, body, reason);
             }
@@ -201,28 +197,7 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
     }
 
     fn address(&mut self, subject: Option<&Arc<str>>) -> Result<Arc<Address>, String> {
-        let text = subject.ok_or("it has no subject")?;
-        if let Some(known) = self.plans.get(text) {
-            return Ok(Arc::clone(known));
-        }
-        let subject: Subject = text.parse().map_err(|error| format!("{error}"))?;
-        let plan = match subject.kind {
-            Kind::Definition | Kind::Clear => None,
-            Kind::Operation(operation) => {
-                let at = At {
-                    tenant: subject.tenant.clone(),
-                    index: subject.index.clone(),
-                    operation,
-                };
-                Some(self.in_force.rules.plan(&at))
-            }
-        };
-        if self.plans.len() >= MOST_PLANS {
-            self.plans.clear();
-        }
-        let address = Arc::new(Address { subject, plan });
-        self.plans.insert(Arc::clone(text), Arc::clone(&address));
-        Ok(address)
+        self.addresses.of(subject, &self.in_force.rules)
     }
 
     fn batch(
@@ -233,7 +208,14 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
         address: &Arc<Address>,
     ) {
         let Some(plan) = &address.plan else {
-            return self.definition(sequence, batch, address);
+            self.metrics.entry(0);
+            return match &batch.content {
+                Content::Definition(definition) => {
+                    self.define(sequence, batch, address, definition)
+                }
+                Content::Clear(upto) => self.clear(sequence, batch, address, *upto),
+                Content::Changes(_) | Content::Sealed(_) => self.outbox.pass_over(sequence),
+            };
         };
         let count = match &batch.content {
             Content::Sealed(sealed) => sealed.count,
@@ -249,11 +231,11 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
                     origin: self.origin(sequence, batch, address),
                     content: batch.content.clone(),
                 };
-                return self.yields(sequence, batch);
+                return self.outbox.put(sequence, vec![batch], Passage::default());
             }
             if let Some(rule) = self.in_force.rules.dropper(plan) {
                 self.metrics.dropped(&rule, "drop", count);
-                return self.nothing(sequence, Passage::default());
+                return self.outbox.pass_over(sequence);
             }
         }
         match wire::open(batch) {
@@ -268,73 +250,55 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
         }
     }
 
-    fn definition(&mut self, sequence: u64, batch: &Batch, address: &Address) {
-        self.metrics.entry(0);
-        let at = At {
-            tenant: address.subject.tenant.clone(),
-            index: address.subject.index.clone(),
-            operation: model::Operation::Index,
-        };
-        let definition = match &batch.content {
-            Content::Definition(definition) => definition,
-            Content::Clear(upto) => return self.clear(sequence, batch, address, &at, *upto),
-            Content::Changes(_) | Content::Sealed(_) => {
-                return self.nothing(sequence, Passage::default());
-            }
-        };
-        let places = match self.in_force.rules.define(&at, definition) {
-            Ok(places) => places,
-            Err(error) => {
-                // Its changes are refused one by one, each with the reason.
-                tracing::error!(index = %at.index, %error, "the index has no place at the target");
-                Vec::new()
-            }
-        };
-        let last = places.len();
-        for (number, (index, definition)) in places.into_iter().enumerate() {
-            let batch = Batch {
-                index,
-                origin: self.origin(sequence, batch, address),
-                content: Content::Definition(definition),
-            };
-            self.ready.push_back(Captured {
-                batch: Arc::new(batch),
-                position: Passage {
-                    floor: (number + 1 == last).then_some(sequence),
-                    ..Passage::default()
-                },
-            });
-        }
-        if last == 0 {
-            self.nothing(sequence, Passage::default());
-        }
-        self.yielded = sequence;
+    /// Passes on what an index looks like, to where its documents may go.
+    fn define(
+        &mut self,
+        sequence: u64,
+        batch: &Batch,
+        address: &Address,
+        definition: &IndexDefinition,
+    ) {
+        let places = self
+            .in_force
+            .rules
+            .define(&address.at(Operation::Index), definition);
+        let places = places.unwrap_or_else(|error| {
+            // Its changes are refused one by one, each with the reason.
+            tracing::error!(index = %batch.index, %error, "the index has no place at the target");
+            Vec::new()
+        });
+        let origin = self.origin(sequence, batch, address);
+        let batches = places.into_iter().map(|(index, definition)| Batch {
+            index,
+            origin: origin.clone(),
+            content: Content::Definition(definition),
+        });
+        self.outbox
+            .put(sequence, batches.collect(), Passage::default());
     }
 
-    /// Passes on that an index was emptied, to where it keeps its name. Under another name there may be what
-    /// comes from other indices, too, and that is not gone.
-    fn clear(&mut self, sequence: u64, batch: &Batch, address: &Address, at: &At, upto: Version) {
-        let places = self.in_force.rules.places(at).unwrap_or_default();
-        let (own, others): (Vec<_>, Vec<_>) =
-            places.into_iter().partition(|place| *place == at.index);
-        for place in others {
+    /// Passes on that so much of an index is gone, to where its documents may be. These places have no other's
+    /// ([`transform::RuleSet::cleared`]), so that nothing goes that is not gone.
+    fn clear(&mut self, sequence: u64, batch: &Batch, address: &Address, upto: Version) {
+        let places = self.in_force.rules.cleared(&address.at(Operation::Delete));
+        let places = places.unwrap_or_else(|error| {
             tracing::error!(
-                index = %at.index, target = %place,
-                "the source has emptied what is routed to an index of another name: what was there before stays at \
-                 the target until `syncline verify --rules FILE --repair` removes it"
+                index = %batch.index, %error,
+                "the source has emptied an index that has no place at the target: nothing is removed there"
             );
-        }
-        match own.into_iter().next() {
-            None => self.nothing(sequence, Passage::default()),
-            Some(index) => {
-                let batch = Batch {
-                    index,
-                    origin: self.origin(sequence, batch, address),
-                    content: Content::Clear(upto),
-                };
-                self.yields(sequence, batch);
-            }
-        }
+            Vec::new()
+        });
+        let origin = self.origin(sequence, batch, address);
+        let passage = Passage {
+            cleared: (!places.is_empty()).then(|| (batch.index.clone(), upto)),
+            ..Passage::default()
+        };
+        let batches = places.into_iter().map(|index| Batch {
+            index,
+            origin: origin.clone(),
+            content: Content::Clear(upto),
+        });
+        self.outbox.put(sequence, batches.collect(), passage);
     }
 
     /// Applies the rules, elsewhere if that may take long.
@@ -372,48 +336,22 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
     }
 
     fn worked(&mut self, worked: Worked) {
-        let Worked {
-            sequence,
-            origin,
-            outputs,
-            letters,
-            settled,
-            replay,
-        } = worked;
-        let outcome = if letters.is_empty() {
-            Replayed::Written
-        } else {
-            Replayed::Refused
+        let outcome = match worked.letters.is_empty() {
+            true => Replayed::Written,
+            false => Replayed::Refused,
         };
-        self.parking.extend(letters);
-        let mut passage = Passage {
-            floor: None,
-            settled,
-            replayed: replay.map(|replay| (replay, outcome)),
+        self.outbox.parking.extend(worked.letters);
+        let passage = Passage {
+            settled: worked.settled,
+            replayed: worked.replay.map(|replay| (replay, outcome)),
+            ..Passage::default()
         };
-        if outputs.is_empty() {
-            return self.nothing(sequence, passage);
-        }
-        let last = outputs.len();
-        for (number, (index, changes)) in outputs.into_iter().enumerate() {
-            let batch = Batch {
-                index,
-                origin: origin.clone(),
-                content: Content::Changes(changes),
-            };
-            let position = match number + 1 == last {
-                true => Passage {
-                    floor: Some(sequence),
-                    ..std::mem::take(&mut passage)
-                },
-                false => Passage::default(),
-            };
-            self.ready.push_back(Captured {
-                batch: Arc::new(batch),
-                position,
-            });
-        }
-        self.yielded = sequence;
+        let batches = worked.outputs.into_iter().map(|(index, changes)| Batch {
+            index,
+            origin: worked.origin.clone(),
+            content: Content::Changes(changes),
+        });
+        self.outbox.put(worked.sequence, batches.collect(), passage);
     }
 
     fn unreadable(
@@ -424,7 +362,7 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
         reason: String,
     ) {
         self.metrics.refused();
-        self.parking.push_back(DeadLetter {
+        self.outbox.parking.push_back(DeadLetter {
             sequence,
             index: subject.as_deref().unwrap_or_default().to_owned(),
             subject,
@@ -432,39 +370,7 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
             body,
             reason,
         });
-        self.nothing(sequence, Passage::default());
-    }
-
-    fn yields(&mut self, sequence: u64, batch: Batch) {
-        self.ready.push_back(Captured {
-            batch: Arc::new(batch),
-            position: Passage {
-                floor: Some(sequence),
-                ..Passage::default()
-            },
-        });
-        self.yielded = sequence;
-    }
-
-    /// Nothing of an entry goes on.
-    fn nothing(&mut self, sequence: u64, passage: Passage) {
-        let batch = Batch {
-            index: IndexName::try_from("-").expect("the name is not empty"),
-            origin: Origin {
-                partition: "".into(),
-                captured_ms: 0,
-                via: None,
-            },
-            content: Content::Changes(Vec::new()),
-        };
-        self.ready.push_back(Captured {
-            batch: Arc::new(batch),
-            position: Passage {
-                floor: Some(sequence),
-                ..passage
-            },
-        });
-        self.yielded = sequence;
+        self.outbox.pass_over(sequence);
     }
 
     fn origin(&self, sequence: u64, batch: &Batch, address: &Address) -> Origin {
@@ -507,93 +413,14 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
                 self.work(sequence, subject, (*batch).clone(), &address, Some(replay));
             }
             _ => {
-                let replayed = Some((replay, Replayed::Superseded));
-                self.nothing(
-                    sequence,
-                    Passage {
-                        replayed,
-                        ..Passage::default()
-                    },
-                );
+                let passage = Passage {
+                    replayed: Some((replay, Replayed::Superseded)),
+                    ..Passage::default()
+                };
+                self.outbox.put(sequence, Vec::new(), passage);
             }
         }
         Ok(())
-    }
-}
-
-/// A batch and everything it takes to apply the rules to it.
-struct Job<D> {
-    sequence: u64,
-    subject: Option<Arc<str>>,
-    origin: Origin,
-    batch: Batch,
-    address: Arc<Address>,
-    in_force: Arc<InForce>,
-    letters: Arc<D>,
-    jq: Arc<Mutex<JqProcess>>,
-    metrics: Arc<GatewayMetrics>,
-    replay: Option<Replay>,
-}
-
-impl<D: DeadLetters> Job<D> {
-    fn run(self) -> Worked {
-        let mut worked = Worked {
-            sequence: self.sequence,
-            origin: self.origin.clone(),
-            outputs: BTreeMap::new(),
-            letters: Vec::new(),
-            settled: Vec::new(),
-            replay: self.replay.clone(),
-        };
-        let mut jq = self.jq.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(plan) = &self.address.plan else {
-            return worked;
-        };
-        let has_letters = !self.letters.is_empty();
-        let mut passed = 0;
-        for change in self.batch.changes() {
-            let outcome = self.in_force.rules.apply(plan, change, &mut *jq);
-            if outcome.is_ok() && has_letters && self.letters.may_hold(&self.batch.index, change) {
-                worked
-                    .settled
-                    .push((self.batch.index.clone(), change.clone()));
-            }
-            let changes = match outcome {
-                Ok(Outcome::Changed(changes)) => {
-                    passed += 1;
-                    changes
-                }
-                Ok(Outcome::Dropped(rule)) => {
-                    self.metrics.dropped(&rule, "drop", 1);
-                    continue;
-                }
-                Ok(Outcome::Removed(rule, changes)) => {
-                    self.metrics.dropped(&rule, "delete", 1);
-                    changes
-                }
-                Err(error) => {
-                    self.metrics.refused();
-                    worked.letters.push(self.letter(change, &error));
-                    continue;
-                }
-            };
-            for (index, change) in changes {
-                worked.outputs.entry(index).or_default().push(change);
-            }
-        }
-        self.metrics.passed(passed);
-        worked
-    }
-
-    fn letter(&self, change: &Change, error: &RuleError) -> DeadLetter {
-        DeadLetter {
-            sequence: self.sequence,
-            subject: self.subject.clone(),
-            index: self.batch.index.to_string(),
-            change: Some(change.clone()),
-            body: Bytes::new(),
-            reason: error.to_string(),
-        }
     }
 }
 
@@ -602,12 +429,12 @@ impl<R: MessageSource, D: DeadLetters> ChangeSource for Relay<R, D> {
 
     async fn next(&mut self) -> Result<Option<Captured<Passage>>, Fault> {
         loop {
-            if let Some(letter) = self.parking.front() {
+            if let Some(letter) = self.outbox.parking.front() {
                 self.letters.park(letter.clone()).await?;
-                self.parking.pop_front();
+                self.outbox.parking.pop_front();
                 continue;
             }
-            if let Some(captured) = self.ready.pop_front() {
+            if let Some(captured) = self.outbox.ready.pop_front() {
                 return Ok(Some(captured));
             }
             if let Some(at_work) = &mut self.at_work {
@@ -617,7 +444,7 @@ impl<R: MessageSource, D: DeadLetters> ChangeSource for Relay<R, D> {
                 continue;
             }
             if self.replay.is_some() {
-                if self.settled < self.yielded {
+                if self.settled < self.outbox.yielded {
                     // The loop confirms what is under way and asks again.
                     std::future::pending::<()>().await;
                 }
@@ -634,6 +461,9 @@ impl<R: MessageSource, D: DeadLetters> ChangeSource for Relay<R, D> {
     async fn confirm(&mut self, passage: Passage) -> Result<(), Fault> {
         for (index, change) in &passage.settled {
             self.letters.settle(index, change).await?;
+        }
+        if let Some((index, upto)) = &passage.cleared {
+            self.letters.clear(index, *upto).await?;
         }
         if let Some((replay, outcome)) = &passage.replayed {
             self.letters.replayed(replay, *outcome);

@@ -2,6 +2,7 @@
 //! order.
 
 use std::{
+    convert::Infallible,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,7 +17,6 @@ use model::{Root, Tenant};
 use pipeline::{Fault, MessageSource, PublishOptions, publish};
 use runtime::{backoff::Backoff, health::Health, metrics::Metrics};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use transform::RuleSet;
 
 use crate::{Args, Control, GatewayMetrics, Relay};
 
@@ -26,6 +26,8 @@ const STUCK_AFTER: Duration = Duration::from_secs(120);
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the embedded server may take to end.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// How often it is looked whether both servers are there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A gateway that has carried for so long has recovered from what failed before.
 const RECOVERED_AFTER: Duration = Duration::from_secs(60);
 
@@ -156,7 +158,11 @@ impl Gateway<'_> {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
         loop {
             let began = Instant::now();
-            match self.carry(&ends).await? {
+            let carried = tokio::select! {
+                carried = self.carry(&ends) => carried?,
+                never = self.watch_connections(&ends) => match never {},
+            };
+            match carried {
                 Ended::Stopped => return Ok(()),
                 Ended::LostEnd(error) => {
                     self.observer.lost_end();
@@ -174,6 +180,20 @@ impl Gateway<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// Says whether both servers are there, also while there is nothing to carry. Never ends.
+    async fn watch_connections(&self, ends: &Ends) -> Infallible {
+        loop {
+            let away = [&ends.input, &ends.output]
+                .into_iter()
+                .find(|bus| !bus.is_connected());
+            let state = away.map_or(Ok(()), |bus| {
+                Err(format!("no connection to NATS at {}", bus.server_host()))
+            });
+            self.health.readiness.set("connection", state);
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
@@ -312,7 +332,7 @@ impl Gateway<'_> {
             return Ok(None);
         };
         let options = ReaderOptions {
-            filter_subjects: RuleSet::subjects(self.control.selection()),
+            filter_subjects: self.control.rules().borrow().rules.subjects(),
             holder: runtime::process_name("nats-gateway"),
             lease: args.lease.into(),
             sealed: true,

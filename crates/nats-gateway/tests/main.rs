@@ -93,6 +93,9 @@ fn batch(index: &str, changes: Vec<Change>) -> Batch {
 async fn fill(log: &mut MemoryLog, batches: &[Batch]) {
     use pipeline::MessageSink;
     for batch in batches {
+        if let Content::Clear(_) = batch.content {
+            drop(log.publish(&Arc::new(batch.clone()), 0).await.unwrap());
+        }
         for operation in Operation::ALL {
             let of_kind = batch
                 .changes()
@@ -111,13 +114,24 @@ async fn fill(log: &mut MemoryLog, batches: &[Batch]) {
     }
 }
 
-/// A random history of documents that come, change their country and state, and go: of few that change often, or
-/// of many that nothing later makes up for.
+/// That everything up to a position is gone.
+fn clear(index: &str, position: u64) -> Batch {
+    Batch {
+        content: Content::Clear(Version::new(Epoch(0), position).unwrap()),
+        ..batch(index, Vec::new())
+    }
+}
+
+/// A random history of documents that come, change their country and state, and go, one by one or all at once: of few
+/// that change often, or of many that nothing later makes up for.
 fn history(seed: u64) -> Vec<Batch> {
     let mut dice = fastrand::Rng::with_seed(seed);
     let (mut position, documents) = (0, if dice.bool() { 6 } else { 60 });
     let mut batches = Vec::new();
     for _ in 0..dice.usize(1..40) {
+        if dice.u8(0..15) == 0 {
+            batches.push(clear("users", position));
+        }
         let mut ids: Vec<u64> = (0..documents).collect();
         dice.shuffle(&mut ids);
         ids.truncate(dice.usize(1..4));
@@ -144,13 +158,18 @@ fn history(seed: u64) -> Vec<Batch> {
 /// The last state of every document.
 fn truth(batches: &[Batch]) -> BTreeMap<String, String> {
     let mut documents = BTreeMap::new();
-    for change in batches.iter().flat_map(|batch| batch.changes()) {
-        match change.document() {
-            Some(document) => {
-                let text = String::from_utf8(document.as_bytes().to_vec()).unwrap();
-                documents.insert(change.id.to_string(), text);
+    for batch in batches {
+        if let Content::Clear(_) = batch.content {
+            documents.clear();
+        }
+        for change in batch.changes() {
+            match change.document() {
+                Some(document) => {
+                    let text = String::from_utf8(document.as_bytes().to_vec()).unwrap();
+                    documents.insert(change.id.to_string(), text);
+                }
+                None => drop(documents.remove(change.id.as_str())),
             }
-            None => drop(documents.remove(change.id.as_str())),
         }
     }
     documents
@@ -265,6 +284,17 @@ async fn run_over(gateway: &Gateway, input: &MemoryLog, letters: &MemoryStore) -
     output
 }
 
+/// Writes all of an output.
+async fn write(output: &MemoryLog, store: &MemoryStore) {
+    output.end();
+    let (writer, letters) = (Arc::new(store.clone()), Arc::new(store.clone()));
+    let (options, never) = (ApplyOptions::default(), CancellationToken::new());
+    let mut reader = output.reader();
+    apply(&mut reader, writer, letters, Arc::new(()), options, &never)
+        .await
+        .unwrap();
+}
+
 fn index(id: u64, position: u64, text: &str) -> Change {
     let document = Document::from_json(Bytes::copy_from_slice(text.as_bytes()));
     change(id, position, Action::Index(document))
@@ -346,4 +376,67 @@ async fn definitions_go_where_documents_may_go_and_nowhere_else() {
     let defined: Vec<&str> = entries.iter().map(|batch| batch.index.as_str()).collect();
     assert_eq!(defined, ["u-de", "u-fr", "assets"]);
     assert_eq!(input.floor(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn emptying_an_index_takes_its_documents_and_letters_away_everywhere_and_no_others() {
+    let gateway = Gateway::with(
+        "transforms:\n\
+         - { on: { index: users }, route: { index: 'users-{country}', values: [de, fr] } }\n\
+         - { on: { index: assets }, route: { index: media } }\n",
+    );
+    let (mut input, letters) = (MemoryLog::default(), MemoryStore::default());
+    let store = MemoryStore::default();
+    let german = r#"{"country":"de"}"#;
+    let history = [
+        batch(
+            "users",
+            vec![
+                index(1, 1, german),
+                index(2, 2, r#"{"country":"fr"}"#),
+                index(3, 3, r#"{"country":"xx"}"#),
+            ],
+        ),
+        batch("assets", vec![index(4, 4, "{}")]),
+        // It would go where the assets are.
+        batch("media", vec![index(5, 5, "{}")]),
+        clear("media", 50),
+        clear("users", 50),
+        batch("users", vec![index(6, 51, german)]),
+    ];
+    fill(&mut input, &history[..4]).await;
+    write(&run_over(&gateway, &input, &letters).await, &store).await;
+    assert_eq!(letters.letters().len(), 2, "of users/3 and of media");
+    assert_eq!(found(&store).len(), 3);
+    fill(&mut input, &history[4..]).await;
+    write(&run_over(&gateway, &input, &letters).await, &store).await;
+    let left = letters.letters();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert!(
+        left[0]
+            .reason
+            .contains("media belongs to the documents of assets"),
+        "{left:?}"
+    );
+    let there: Vec<(String, String)> = found(&store).into_keys().collect();
+    let place = |index: &str, id: &str| (index.to_owned(), id.to_owned());
+    assert_eq!(there, [place("media", "4"), place("users-de", "6")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_deletes_do_not_go_on_an_index_is_not_emptied_either() {
+    let gateway = Gateway::with("filters: [{ drop: { operation: delete } }]");
+    let (mut input, letters) = (MemoryLog::default(), MemoryStore::default());
+    fill(
+        &mut input,
+        &[batch("users", vec![index(1, 1, "{}")]), clear("users", 9)],
+    )
+    .await;
+    let output = run_over(&gateway, &input, &letters).await;
+    let cleared = output
+        .entries()
+        .into_iter()
+        .filter(|batch| matches!(batch.content, Content::Clear(_)));
+    assert_eq!(cleared.count(), 0);
+    assert_eq!(input.floor(), 2);
 }

@@ -14,7 +14,7 @@
 mod history;
 mod session;
 
-pub(crate) use history::check_server;
+pub(crate) use history::{Identity, check_server};
 
 use std::{sync::Arc, time::Duration};
 

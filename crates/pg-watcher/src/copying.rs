@@ -7,21 +7,28 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use model::{Change, Operation, Version};
 use postgres::{Config, Connection, Error, Lsn, Part, copy, quote_ident, quote_literal};
 use tokio::{sync::mpsc, task::JoinSet};
 
-use crate::{SourceError, layout::Layout, state::PartState};
+use crate::{
+    SourceError,
+    layout::{Layout, Values},
+    state::PartState,
+};
 
 /// How many pages of a file (8 KiB each, as servers are built) make a chunk.
 const CHUNK_PAGES: u32 = 4096;
 /// At this size, in bytes, a batch leaves.
-const BATCH_BYTES: usize = 1 << 20;
+pub(crate) const BATCH_BYTES: usize = 1 << 20;
 /// So does one with this many rows.
-const BATCH_ROWS: usize = 5000;
+pub(crate) const BATCH_ROWS: usize = 5000;
 /// What a snapshot that is gone, or a table that was altered meanwhile, is refused with: it is tried again
 /// with a new snapshot.
 const CHANGED_SINCE: [&str; 5] = ["42703", "42P01", "42704", "22023", "0A000"];
@@ -40,11 +47,14 @@ impl Snapshot {
     /// Makes one by a slot that lives no longer than its session. The server waits for all transactions
     /// that are open at that moment.
     pub(crate) async fn take(config: &Config) -> Result<Snapshot, SourceError> {
+        // Slots are the instance's: two databases, or two processes, may take one in the same moment.
+        static TAKEN: AtomicU64 = AtomicU64::new(0);
         let mut session = Connection::open_for_replication(config).await?;
         let slot = format!(
-            "syncline_copy_{:x}_{:x}",
+            "syncline_copy_{:x}_{:x}_{:x}",
             std::process::id(),
-            model::now_ms() & 0xff_ffff_ffff
+            model::now_ms() & 0xff_ffff_ffff,
+            TAKEN.fetch_add(1, Ordering::Relaxed)
         );
         let sql = format!(
             "CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT",
@@ -206,13 +216,7 @@ async fn chunks(
     if session.version() < 140_000 {
         return Ok(vec![chunk(0, None)]);
     }
-    let sql = format!(
-        "SELECT pg_relation_size({}) / current_setting('block_size')::bigint",
-        part.oid
-    );
-    let rows = session.query(&sql).await?;
-    let pages: u32 = rows.first().map_or(0, |row| row.number(0));
-    let count = pages.div_ceil(CHUNK_PAGES).max(1);
+    let count = pages_of(session, part).await?.div_ceil(CHUNK_PAGES).max(1);
     let all = (0..count).filter(|number| !state.chunks.contains(number));
     let of = |number: u32| {
         let from = number * CHUNK_PAGES;
@@ -221,6 +225,16 @@ async fn chunks(
         chunk(number, Some((from, upto)))
     };
     Ok(all.map(of).collect())
+}
+
+/// How many pages a part's file has.
+pub(crate) async fn pages_of(session: &mut Connection, part: &Part) -> Result<u32, Error> {
+    let sql = format!(
+        "SELECT pg_relation_size({}) / current_setting('block_size')::bigint",
+        part.oid
+    );
+    let rows = session.query(&sql).await?;
+    Ok(rows.first().map_or(0, |row| row.number(0)))
 }
 
 async fn work(
@@ -309,15 +323,9 @@ async fn copy_chunk(
     let mut rows = session.copy_out(&sql).await?;
     let (mut changes, mut bytes) = (Vec::new(), 0);
     while let Some(line) = rows.next().await? {
-        let values: Vec<_> = copy::row(&line).collect();
-        let texts: Vec<Option<&str>> = values
-            .iter()
-            .map(|value| {
-                let value = value.as_deref()?;
-                std::str::from_utf8(value).ok()
-            })
-            .collect();
-        let change = layout.change(Operation::Index, &texts, chunk.table.version);
+        let change = row(&line, |values| {
+            layout.change(Operation::Index, values, chunk.table.version)
+        });
         bytes += change.size();
         changes.push(change);
         if bytes >= BATCH_BYTES || changes.len() >= BATCH_ROWS {
@@ -337,20 +345,35 @@ async fn copy_chunk(
     Ok(())
 }
 
+/// Takes the values of a row, from a line of a COPY.
+pub(crate) fn row<T>(line: &[u8], take: impl FnOnce(&Values<'_>) -> T) -> T {
+    let values: Vec<_> = copy::row(line).collect();
+    let texts = values.iter().map(|value| {
+        let value = value.as_deref()?;
+        std::str::from_utf8(value).ok()
+    });
+    take(&texts.collect::<Vec<Option<&str>>>())
+}
+
 fn select(layout: &Layout, chunk: &Chunk) -> String {
+    format!(
+        "SELECT {} FROM ONLY {}{}",
+        layout.select_list(),
+        chunk.part.name,
+        conditions(layout, chunk.pages)
+    )
+}
+
+/// Which rows of a table are read: those of some pages, and those that are published.
+pub(crate) fn conditions(layout: &Layout, pages: Option<(u32, Option<u32>)>) -> String {
     let mut conditions = Vec::new();
-    if let Some((from, upto)) = chunk.pages {
+    if let Some((from, upto)) = pages {
         conditions.push(format!("ctid >= '({from},0)'::tid"));
         conditions.extend(upto.map(|upto| format!("ctid < '({upto},0)'::tid")));
     }
     conditions.extend(layout.filter.iter().map(|filter| format!("({filter})")));
-    let condition = match conditions.is_empty() {
+    match conditions.is_empty() {
         true => String::new(),
         false => format!(" WHERE {}", conditions.join(" AND ")),
-    };
-    format!(
-        "SELECT {} FROM ONLY {}{condition}",
-        layout.select_list(),
-        chunk.part.name
-    )
+    }
 }

@@ -113,6 +113,9 @@ pub enum SourceError {
     /// A table was written anew while it was copied.
     #[error("table {0} was written anew while it was copied: it is copied again")]
     Rewritten(String),
+    /// A table is not what it was when a comparison began.
+    #[error("table {0} was altered, dropped or created anew meanwhile: compare it again")]
+    Altered(String),
     /// The registry of epochs.
     #[error(transparent)]
     Registry(#[from] Fault),

@@ -305,6 +305,7 @@ mod tests {
             timeline: 1,
             slot: "s".to_owned(),
             confirmed: Lsn(5),
+            begins_again: false,
             tables: [(1, table)].into(),
         };
         memory.put("d", state).unwrap();

@@ -229,6 +229,15 @@ impl Layout {
         }
     }
 
+    /// The key that a row with this id has; nothing for an id that is made of a digest, or of no key of
+    /// this table at all. More than one id can lead to a key, but only one is that of its row.
+    pub(crate) fn key_of(&self, id: &DocumentId) -> Option<Vec<String>> {
+        let parts = unescape(id.as_str())?;
+        // No text of a server has a zero in it.
+        let is_key = parts.len() == self.key.len() && !id.as_str().contains('\0');
+        is_key.then_some(parts)
+    }
+
     pub(crate) fn document(&self, values: &Values<'_>) -> Document {
         let size: usize = values.iter().flatten().map(|text| text.len()).sum();
         let mut out = Vec::with_capacity(size + self.columns.len() * 16 + 2);
@@ -303,6 +312,32 @@ fn escape(value: Option<&str>) -> String {
     }
 }
 
+/// The parts of an id, if none of them is a null: a key has none.
+fn unescape(id: &str) -> Option<Vec<String>> {
+    let mut parts = vec![String::new()];
+    let mut characters = id.chars();
+    while let Some(character) = characters.next() {
+        let last = parts.last_mut()?;
+        match character {
+            '|' => parts.push(String::new()),
+            '\\' => match characters.next()? {
+                'e' => {}
+                escaped @ ('\\' | '|') => last.push(escaped),
+                _ => return None,
+            },
+            plain => last.push(plain),
+        }
+    }
+    Some(parts)
+}
+
+/// Whether an id may be a digest, of which nobody can tell the row.
+pub(crate) fn is_digest(id: &DocumentId) -> bool {
+    let digest = ["row:", "xxh3:"].map(|kind| id.as_str().strip_prefix(kind));
+    let mut digests = digest.into_iter().flatten();
+    digests.any(|digits| digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
 fn whole_row(values: &Values<'_>) -> String {
     let mut bytes = Vec::new();
     for value in values {
@@ -374,6 +409,27 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_row_is_found_again_by_its_id(
+            values in vec("[|\\\\Ne]{0,4}|\\PC{0,9}", 3), is_long: bool,
+        ) {
+            let long = "x".repeat(600);
+            let mut texts: Vec<Option<&str>> = values.iter().map(|value| Some(value.as_str())).collect();
+            if is_long {
+                texts[0] = Some(&long);
+            }
+            for key in [vec![1], vec![3, 1]] {
+                let layout = layout(&key);
+                let id = layout.id(&texts);
+                let wanted = layout.key.iter().map(|at| texts[*at].unwrap().to_owned()).collect();
+                match is_digest(&id) {
+                    true => prop_assert!(is_long),
+                    false => prop_assert_eq!(layout.key_of(&id), Some(wanted)),
+                }
+            }
+            prop_assert!(is_digest(&layout(&[]).id(&texts)));
+        }
+
         #[test]
         fn different_keys_have_different_ids(
             one in vec(option::of("[|\\\\Na]{0,3}"), 3),

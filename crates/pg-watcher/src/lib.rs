@@ -21,6 +21,7 @@ mod naming;
 mod plan;
 mod publication;
 mod reread;
+mod rows;
 mod service;
 
 mod source;
@@ -34,6 +35,7 @@ pub use keeper::{Readers, Settled};
 
 pub use metrics::PgMetrics;
 pub use naming::Template;
+pub use rows::{Row, TableRows, tables};
 pub use service::{Options, ServiceError, run};
 
 pub use source::{PgSource, Position, SlotLife, SourceObserver, SourceOptions, preflight};

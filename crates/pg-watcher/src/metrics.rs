@@ -166,6 +166,15 @@ impl SourceObserver for PgMetrics {
         }
     }
 
+    fn column_left_out(&self, column: &str, remedy: &str) {
+        if self.is_news(column) {
+            tracing::warn!(
+                column,
+                "left out of the documents, as bytes are; {remedy} takes it along"
+            );
+        }
+    }
+
     fn copied(&self, index: &IndexName) {
         self.copies.inc();
         tracing::info!(%index, "copied");

@@ -95,33 +95,10 @@ async fn read(
     wanted: &[&Reread],
     rows: &mut HashMap<DocumentId, Row>,
 ) -> Result<(), SourceError> {
-    let columns: Vec<String> = layout
-        .key
-        .iter()
-        .map(|at| quote_ident(&layout.columns[*at].name))
-        .collect();
     // A key of an identity index has no nulls, and neither has a primary key.
-    let keys: Vec<String> = wanted
-        .iter()
-        .filter(|reread| reread.key.iter().all(Option::is_some))
-        .map(|reread| {
-            let parts = reread.key.iter().flatten();
-            let parts: Vec<String> = parts.map(|part| quote_literal(part)).collect();
-            format!("({})", parts.join(","))
-        })
-        .collect();
-    if keys.is_empty() || columns.is_empty() {
-        return Ok(());
-    }
-    let only = if layout.is_partitioned { "" } else { "ONLY " };
-    let sql = format!(
-        "SELECT {} FROM {only}{} WHERE ({}) IN ({})",
-        layout.select_list(),
-        layout.qualified,
-        columns.join(","),
-        keys.join(",")
-    );
-    let found = match connection.query(&sql).await {
+    let keys = wanted.iter().map(|reread| reread.key.iter().cloned());
+    let keys: Vec<Vec<String>> = keys.filter_map(|key| key.collect()).collect();
+    let found = match rows_of(connection, layout, &keys).await {
         // The table is copied again because of that, and what is there now comes with it.
         Err(error)
             if error
@@ -138,6 +115,38 @@ async fn read(
         rows.insert(id, row);
     }
     Ok(())
+}
+
+/// The rows with these keys.
+pub(crate) async fn rows_of(
+    connection: &mut Connection,
+    layout: &Layout,
+    keys: &[Vec<String>],
+) -> Result<Vec<Row>, postgres::Error> {
+    let columns: Vec<String> = layout
+        .key
+        .iter()
+        .map(|at| quote_ident(&layout.columns[*at].name))
+        .collect();
+    if keys.is_empty() || columns.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keys = keys.iter().map(|key| {
+        let parts: Vec<String> = key.iter().map(|part| quote_literal(part)).collect();
+        format!("({})", parts.join(","))
+    });
+    let keys: Vec<String> = keys.collect();
+    let only = if layout.is_partitioned { "" } else { "ONLY " };
+    let filter = layout.filter.iter();
+    let filter: String = filter.map(|filter| format!(" AND ({filter})")).collect();
+    let sql = format!(
+        "SELECT {} FROM {only}{} WHERE ({}) IN ({}){filter}",
+        layout.select_list(),
+        layout.qualified,
+        columns.join(","),
+        keys.join(",")
+    );
+    connection.query(&sql).await
 }
 
 #[cfg(test)]

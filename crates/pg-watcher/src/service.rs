@@ -1,18 +1,12 @@
 //! The watcher as a service: connect, take the lease, publish, stop in order.
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bus::{
-    Bucket, Bus, JetStreamSink, Lease, LeaseOptions, Lineages, Role, SinkOptions, StreamInfo,
-    StreamSpec, stream, until_answered,
+    Bucket, Bus, JetStreamSink, Lineages, Publisher, PublisherOptions, StreamSpec, until_answered,
 };
-use model::{Root, Tenant};
 use pipeline::{Fault, PublishOptions, publish};
-use runtime::{backoff::Backoff, health::Health, metrics::Metrics};
+use runtime::{health::Health, metrics::Metrics};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -20,8 +14,6 @@ use crate::{
     SourceOptions,
 };
 
-/// How long the stream may take to acknowledge a batch.
-const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 /// A watcher whose loop has not come round for this long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(120);
 
@@ -32,18 +24,12 @@ pub struct Options {
     pub source: SourceOptions,
     /// When a slot is let go.
     pub slot_confirm: SlotConfirm,
-    /// Whom the changes belong to.
-    pub tenant: Tenant,
     /// The stream.
     pub stream: StreamSpec,
-    /// The zstd level of messages; `None` leaves them as they are.
-    pub zstd_level: Option<i32>,
+    /// As whom, and whose changes.
+    pub publisher: PublisherOptions,
     /// The folder of what is remembered.
     pub folder: PathBuf,
-    /// The name under which watchers stand by for each other.
-    pub name: String,
-    /// How long the others wait when the active one falls silent.
-    pub lease: Duration,
     /// How to reach NATS.
     pub nats: bus::ConnectOptions,
 }
@@ -83,20 +69,9 @@ pub async fn run(
     let Some(bus) = options.nats.connect_with_retry(shutdown).await? else {
         return Ok(());
     };
-    let ensured = until_answered(shutdown, || stream::ensure(&bus, &options.stream)).await?;
-    let Some(info) = ensured else {
-        return Ok(());
-    };
-    let lease = LeaseOptions {
-        role: Role::Publisher(options.name.clone()),
-        holder: runtime::process_name("es-watcher"),
-        lease: options.lease,
-        filter_subjects: Vec::new(),
-    };
-    let acquired = until_answered(shutdown, || {
-        Lease::acquire(&bus, &info, lease.clone(), shutdown)
-    });
-    let Some(mut lease) = acquired.await?.flatten() else {
+    let publisher = options.publisher.clone();
+    let entered = Publisher::enter(&bus, &options.stream, publisher, shutdown).await?;
+    let Some(publisher) = entered else {
         return Ok(());
     };
     health.readiness.set("stream", Ok(()));
@@ -104,15 +79,12 @@ pub async fn run(
     let watcher = Watcher {
         options: &options,
         bus,
-        info,
-        lease: &lease,
+        publisher: &publisher,
         observer: Arc::new(observer),
         shutdown,
     };
     let ended = watcher.watch().await;
-    if let Err(error) = lease.release().await {
-        tracing::warn!(%error, "the lease could not be given back; a successor waits until it has run out");
-    }
+    publisher.leave().await;
     ended
 }
 
@@ -120,8 +92,7 @@ pub async fn run(
 struct Watcher<'a> {
     options: &'a Options,
     bus: Bus,
-    info: StreamInfo,
-    lease: &'a Lease,
+    publisher: &'a Publisher,
     observer: Arc<PgMetrics>,
     shutdown: &'a CancellationToken,
 }
@@ -162,13 +133,13 @@ impl Watcher<'_> {
             return Ok(Ended::Stopped);
         };
         let bucket = Bucket::new(lineages);
-        let mut sink = JetStreamSink::new(&self.bus, self.sink_options());
+        let mut sink = JetStreamSink::new(&self.bus, self.publisher.sink_options(None));
         let acknowledged = sink.acknowledged();
         let settled = match self.trusts_stream() {
             true => Settled::AtOnce,
             false => Settled::ByReaders(Arc::new(Readers {
                 bus: self.bus.clone(),
-                stream: self.info.clone(),
+                stream: self.publisher.info.clone(),
                 acknowledged: Arc::clone(&acknowledged),
             })),
         };
@@ -186,7 +157,7 @@ impl Watcher<'_> {
             error = acknowledged.lost(&self.bus) => Ok(Ended::LostEnd(error)),
             _ = bucket.raised() => Ok(Ended::Outdated),
             ended = publishing => ended.map(|()| Ended::Stopped).map_err(ServiceError::from),
-            lost = self.lease.lost() => Err(lost.into()),
+            lost = self.publisher.lease.lost() => Err(lost.into()),
         };
         source.close().await;
         ended
@@ -195,43 +166,23 @@ impl Watcher<'_> {
     /// Whether the stream keeps what it has acknowledged, whatever happens to one server.
     fn trusts_stream(&self) -> bool {
         match self.options.slot_confirm {
-            SlotConfirm::Auto => self.info.replicas > 1,
+            SlotConfirm::Auto => self.publisher.info.replicas > 1,
             SlotConfirm::Stream => true,
             SlotConfirm::Target => false,
         }
     }
 
-    fn sink_options(&self) -> SinkOptions {
-        SinkOptions {
-            stream: self.options.stream.name.clone(),
-            root: Root::Changes,
-            tenant: self.options.tenant.clone(),
-            zstd_level: self.options.zstd_level,
-            token: self.lease.token(),
-            tenure: self.lease.tenure(),
-            ack_timeout: ACK_TIMEOUT,
-            newest: None,
-        }
-    }
-
-    /// Two watchers of one name may share a folder: the one that was replaced holds it until it notices.
     async fn open_memory(&self) -> Result<Option<Memory>, ServiceError> {
         let owner = Owner {
-            tenant: self.options.tenant.to_string(),
-            stream: Some((self.info.name.clone(), self.info.created)),
+            tenant: self.options.publisher.tenant.to_string(),
+            stream: Some((
+                self.publisher.info.name.clone(),
+                self.publisher.info.created,
+            )),
         };
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-        let until = Instant::now() + self.options.lease * 3;
-        loop {
-            match Memory::open(&self.options.folder, owner.clone()) {
-                Err(SourceError::InUse { .. }) if Instant::now() < until => {}
-                opened => return Ok(Some(opened?)),
-            }
-            tokio::select! {
-                () = self.shutdown.cancelled() => return Ok(None),
-                lost = self.lease.lost() => return Err(lost.into()),
-                () = tokio::time::sleep(backoff.next_delay()) => {}
-            }
-        }
+        let open = || Memory::open(&self.options.folder, owner.clone()).map_err(ServiceError::from);
+        let is_in_use =
+            |error: &ServiceError| matches!(error, ServiceError::Source(SourceError::InUse { .. }));
+        self.publisher.open(self.shutdown, open, is_in_use).await
     }
 }

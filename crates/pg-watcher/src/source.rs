@@ -98,6 +98,8 @@ pub trait SourceObserver: Send + Sync {
     fn found(&self, _index: &IndexName) {}
     /// A table matches and is not captured.
     fn left_out(&self, _table: &str, _reason: &str) {}
+    /// A column is not in the documents, because of what it holds and not because somebody wants that.
+    fn column_left_out(&self, _column: &str, _remedy: &str) {}
     /// A table is being copied, about so many rows.
     fn copying(&self, _index: &IndexName, _rows: u64) {}
     /// A table is copied.

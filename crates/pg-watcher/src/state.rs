@@ -37,6 +37,10 @@ pub(crate) struct DatabaseState {
     pub(crate) slot: String,
     /// The slot may have been confirmed up to here, and by us no further.
     pub(crate) confirmed: Lsn,
+    /// When this state began the server's log had gone back, or on another way: tables whose copy has not
+    /// begun need versions above all that this history has given before.
+    #[serde(default)]
+    pub(crate) begins_again: bool,
     pub(crate) tables: BTreeMap<u32, TableState>,
 }
 

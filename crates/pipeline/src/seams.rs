@@ -83,6 +83,16 @@ pub trait MessageSource: Send {
     /// Stores the last committed floor now and lets the next reader begin at once.
     fn close(&mut self) -> impl Future<Output = Result<(), Fault>> + Send;
 
+    /// Wants only these subjects from the next entry on, as [`model::expand_filter`] returns them; all when empty.
+    /// What lies behind the newest entry delivered is judged by these alone, whatever was wanted before. A log may
+    /// deliver others, too.
+    fn want(&mut self, _subjects: &[String]) {}
+
+    /// How many entries were left in the log, because their subjects are not wanted.
+    fn left_out(&self) -> u64 {
+        0
+    }
+
     /// How many entries of the log were waiting behind the one delivered last.
     fn pending(&self) -> u64;
 

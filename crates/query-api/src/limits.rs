@@ -32,10 +32,10 @@ pub(crate) struct Limits {
 }
 
 /// How many characters `q` may have.
-const WORDS: usize = 1_000;
+pub(crate) const WORDS: usize = 1_000;
 /// Criteria of the order, highlighted fields, fields to search in or to show.
-const NAMES: usize = 100;
-const CRITERIA: usize = 8;
+pub(crate) const NAMES: usize = 100;
+pub(crate) const CRITERIA: usize = 8;
 
 impl Limits {
     /// The number of documents to ask for.

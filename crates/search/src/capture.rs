@@ -69,7 +69,7 @@ pub struct Hit {
     pub id: DocumentId,
     /// The routing it was written with, if any.
     pub routing: Option<Box<str>>,
-    /// The number of the operation that wrote it.
+    /// The number of the operation that wrote it; `u64::MAX` where it was not asked for.
     pub seq_no: u64,
     /// The source's own `_version`: 1 for a document that was created by that operation.
     pub version: u64,
@@ -443,6 +443,23 @@ struct Answer<'a> {
     hits: Hits<'a>,
 }
 
+/// How many documents a search has found.
+#[derive(Deserialize)]
+pub(crate) struct Total {
+    value: u64,
+    relation: Option<Box<str>>,
+}
+
+impl Total {
+    /// Fails where the server has stopped counting.
+    pub(crate) fn exact(&self, window: &Window<'_>) -> Result<u64, Error> {
+        match self.relation.as_deref() {
+            None | Some("eq") => Ok(self.value),
+            Some(other) => Err(malformed(window, format!("a total that is {other:?}"))),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct Unsorted {
     timed_out: bool,
@@ -462,7 +479,7 @@ struct Hits<'a> {
 }
 
 #[derive(Deserialize)]
-struct RawHit<'a> {
+pub(crate) struct RawHit<'a> {
     #[serde(borrow)]
     _id: Cow<'a, str>,
     _routing: Option<Box<str>>,
@@ -472,17 +489,12 @@ struct RawHit<'a> {
     sort: [u64; 1],
 }
 
-fn parse_page(window: &Window<'_>, body: &Bytes) -> Result<Page, Error> {
+pub(crate) fn parse_page(window: &Window<'_>, body: &Bytes) -> Result<Page, Error> {
     let mut hits = Vec::new();
     for raw in parse_hits(window, body)? {
-        let Some(source) = raw._source else {
-            return Err(Error::NoSource {
-                index: window.index.to_string(),
-                id: raw._id.into_owned(),
-            });
-        };
-        let source = body.slice_ref(source.get().as_bytes());
-        hits.push(raw.hit(window, source)?);
+        let seq_no = raw.sort[0];
+        let document = raw.document(window, body)?;
+        hits.push(Hit { seq_no, ..document });
     }
     Ok(Page {
         hits,
@@ -532,6 +544,22 @@ pub(crate) fn malformed(window: &Window<'_>, reason: impl std::fmt::Display) -> 
 }
 
 impl RawHit<'_> {
+    /// With its content, which is in this answer, and without its number.
+    pub(crate) fn document(self, window: &Window<'_>, body: &Bytes) -> Result<Hit, Error> {
+        let Some(source) = self._source else {
+            return Err(Error::NoSource {
+                index: window.index.to_string(),
+                id: self._id.into_owned(),
+            });
+        };
+        let source = body.slice_ref(source.get().as_bytes());
+        let hit = self.hit(window, source)?;
+        Ok(Hit {
+            seq_no: u64::MAX,
+            ..hit
+        })
+    }
+
     fn hit(self, window: &Window<'_>, source: Bytes) -> Result<Hit, Error> {
         Ok(Hit {
             id: DocumentId::try_from(&*self._id).map_err(|e| malformed(window, e))?,

@@ -154,7 +154,9 @@ impl Transport {
                 ) => {}
                 _ => self.turns.answered(number),
             }
-            if !outcome.as_ref().is_err_and(retry::another_host) {
+            let may_have_arrived = !matches!(outcome, Err(Error::Connect { .. }));
+            if !outcome.as_ref().is_err_and(retry::another_host) || request.once && may_have_arrived
+            {
                 break;
             }
         }

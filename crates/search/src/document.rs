@@ -25,8 +25,8 @@ pub struct MgetOptions<'a> {
     pub node: Option<&'a str>,
 }
 
-/// What a look-up found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a look-up found; nothing by default.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
     /// Whether the document is there.
     pub found: bool,

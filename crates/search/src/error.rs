@@ -194,6 +194,24 @@ pub enum Error {
         /// The node's id.
         node: String,
     },
+    /// A scroll is not there any more, or not whole: what was read of it has to be read again.
+    #[error("the scroll over shard {shard} of {index:?} is lost: {reason}")]
+    ScrollGone {
+        /// The index.
+        index: String,
+        /// The shard's number.
+        shard: u32,
+        /// What the server says.
+        reason: String,
+    },
+    /// The cluster opens no more scrolls.
+    #[error("no scroll over {index:?} can be opened: {reason}")]
+    NoScroll {
+        /// The index.
+        index: String,
+        /// The server's reason.
+        reason: String,
+    },
     /// A document came without its source.
     #[error(
         "document {id:?} of {index:?} has no _source; an index with _source disabled cannot be captured"

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::{
     Client, Error, Page, Request, Window,
-    capture::{Shards, copy_gone, expect_complete, malformed, parse_headers, search_path},
+    capture::{Shards, Total, copy_gone, expect_complete, malformed, parse_headers, search_path},
 };
 
 /// The most documents in one answer: servers refuse more unless `index.max_result_window` is raised.
@@ -54,7 +54,7 @@ impl Client {
         let body = answer.map_err(|error| copy_gone(error, window.index, window.node))?;
         let counted: Counted = serde_json::from_slice(&body).map_err(|e| malformed(window, e))?;
         expect_complete(window, &counted._shards, counted.timed_out)?;
-        Ok(counted.hits.total.value)
+        counted.hits.total.exact(window)
     }
 
     /// The documents of a window without their content.
@@ -100,11 +100,6 @@ struct Counted {
 #[derive(Deserialize)]
 struct CountedHits {
     total: Total,
-}
-
-#[derive(Deserialize)]
-struct Total {
-    value: u64,
 }
 
 #[derive(Deserialize)]

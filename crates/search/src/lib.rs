@@ -4,12 +4,14 @@
 //! - `capture`: where a shard's history stands, and reading windows of it.
 //! - `bulk`: writing, with an outcome per document.
 //! - `count`: how many documents are alive, by sequence number.
+//! - `scroll`: reading a shard in the order in which it is stored.
 //! - `headers`: reading a shard's ids and numbers without its documents.
 //! - `document`: looking documents up by id.
 //! - `metadata`: what an index looks like, and creating one like it.
 //! - [`retry`]: which failures pass by themselves. A pure function.
 //!
-//! Invariants: every request may be sent twice, so a failed host is followed by the next one; a
+//! Invariants: every request but a scroll's may be sent twice, so a failed host is followed by the next
+//! one; a
 //! document's `_source` is a slice of the response it came in, byte for byte as the server keeps
 //! it; and an answer that is not complete (a failed shard, a timeout) is an error, never a shorter
 //! answer.
@@ -34,6 +36,7 @@ mod portable;
 mod refusal;
 mod request;
 pub mod retry;
+mod scroll;
 mod server;
 mod sigv4;
 mod sizer;
@@ -59,6 +62,7 @@ pub use model::{IndexPatterns, PatternError};
 pub use plan::{Choices, Dialect, Drift, Existing, Plan, Translation, plan};
 pub use portable::{LeftOut, Reason, portable_settings};
 pub use request::{Request, encode};
+pub use scroll::Scroll;
 pub use server::{Product, Server, ServerVersion};
 pub use sizer::PageSizer;
 pub use templates::{

@@ -19,7 +19,7 @@ pub fn encode(name: &str) -> Cow<'_, str> {
 }
 
 /// What is sent to a cluster, whichever host takes it. It may be sent to several, so it has to be
-/// harmless to do twice.
+/// harmless to do twice, unless it says that it goes [`once`](Request::once).
 #[derive(Debug, Clone)]
 pub struct Request {
     pub(crate) method: Method,
@@ -28,6 +28,7 @@ pub struct Request {
     pub(crate) content_type: &'static str,
     pub(crate) timeout: Option<Duration>,
     pub(crate) answer_limit: usize,
+    pub(crate) once: bool,
 }
 
 impl Request {
@@ -39,6 +40,7 @@ impl Request {
             content_type: "application/json",
             timeout: None,
             answer_limit: usize::MAX,
+            once: false,
         }
     }
 
@@ -84,6 +86,12 @@ impl Request {
     /// With an answer of at most so many bytes; a larger one is not taken.
     pub fn answer_limit(mut self, bytes: usize) -> Request {
         self.answer_limit = bytes;
+        self
+    }
+
+    /// To be carried out at most once: another host takes it only where no connection was made.
+    pub fn once(mut self) -> Request {
+        self.once = true;
         self
     }
 

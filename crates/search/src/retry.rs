@@ -22,6 +22,7 @@ pub fn classify(error: &Error) -> Decision {
         | Error::Unavailable { .. }
         | Error::Shards { .. }
         | Error::CopyGone { .. }
+        | Error::ScrollGone { .. }
         | Error::Credentials { .. } => Decision::Retry,
         Error::Config(_)
         | Error::Certificate { .. }
@@ -34,6 +35,7 @@ pub fn classify(error: &Error) -> Decision {
         | Error::AnswerTooLarge { .. }
         | Error::Rejected { .. }
         | Error::Malformed { .. }
+        | Error::NoScroll { .. }
         | Error::NoSource { .. }
         | Error::NoIndex { .. }
         | Error::Incompatible { .. } => Decision::Fatal,

@@ -36,6 +36,12 @@ impl PageSizer {
         }
     }
 
+    /// How many documents make a page, where so many have so many bytes; none without any.
+    pub fn fit(documents: usize, bytes: usize) -> Option<u32> {
+        let average = bytes.checked_div(documents)?.max(1);
+        Some(u32::try_from(TARGET_BYTES / average).map_or(MOST, |fit| fit.clamp(1, MOST)))
+    }
+
     /// How many documents to ask for.
     pub fn documents(&self) -> u32 {
         self.documents

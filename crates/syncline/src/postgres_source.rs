@@ -2,7 +2,6 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use bus::{StreamSpec, stream};
 use config::CommaList;
 use es_writer::{FileDeadLetters, SearchWriter};
 use pg_watcher::{
@@ -34,12 +33,6 @@ impl WatcherArgs {
         url: &str,
     ) -> Result<pg_watcher::Options, pg_watcher::ServiceError> {
         let args = &self.search;
-        let name = args.name();
-        let spec = StreamSpec {
-            max_bytes: args.stream_max_bytes.map(|size| size.bytes()),
-            replicas: args.stream_replicas,
-            ..StreamSpec::new(&args.stream, stream::ES_CHANGES_SUBJECTS)
-        };
         Ok(pg_watcher::Options {
             source: source_options(
                 &self.postgres,
@@ -48,13 +41,10 @@ impl WatcherArgs {
                 &slot_text(&format!("syncline_{}", args.tenant)),
             )?,
             slot_confirm: self.postgres.pg_slot_confirm,
-            tenant: args.tenant.clone(),
-            stream: spec,
-            zstd_level: (args.zstd_level > 0).then_some(args.zstd_level),
+            stream: args.stream_spec(),
+            publisher: args.publisher(),
             folder: args.checkpoint_path.join("postgres"),
-            lease: args.lease.into(),
-            nats: args.nats.options(&name)?,
-            name,
+            nats: args.nats.options(&args.name())?,
         })
     }
 }
@@ -168,7 +158,11 @@ impl Copy<'_> {
             self.apply.clone(),
             shutdown,
         );
-        let ended = tokio::try_join!(publishing, applying).map(|_| ());
+        let both = async { tokio::try_join!(publishing, applying).map(|_| ()) };
+        let ended = tokio::select! {
+            ended = both => ended,
+            never = crate::sync::say_lag(progress, self.follow) => never,
+        };
         source.close().await;
         // Stopped in the middle, one half sees the other end first: that is no failure.
         match shutdown.is_cancelled() {
@@ -190,6 +184,16 @@ pub(crate) fn slot_text(text: &str) -> String {
 impl SourceObserver for Progress {
     fn left_out(&self, table: &str, reason: &str) {
         self.say_once(&format!("{table} is left out: {reason}"));
+    }
+
+    fn column_left_out(&self, column: &str, remedy: &str) {
+        self.say_once(&format!(
+            "{column} is left out of the documents, as bytes are; {remedy} takes it along"
+        ));
+    }
+
+    fn behind(&self, database: &str, bytes: u64) {
+        self.log_behind(database, bytes);
     }
 
     fn trouble(&self, what: &str, reason: &dyn std::fmt::Display, pause: Duration) {

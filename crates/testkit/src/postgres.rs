@@ -1,9 +1,11 @@
-//! A real PostgreSQL server as a child process, of the newest version that this system has installed.
+//! A real PostgreSQL server as a child process, of the newest version that this system has installed or of another.
+
+mod backup;
 
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -11,8 +13,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use tokio::time::Instant;
 
+use crate::artefacts::Artefact;
 use crate::keeper::{Home, Kept, Lifetime};
+use crate::psql::PsqlSession;
 use crate::tools::Tool;
+
+pub use backup::{Backup, Recovery};
 
 const START_WITHIN: Duration = Duration::from_secs(60);
 /// The user `nobody` of every Linux: the server refuses to run as root.
@@ -26,9 +32,23 @@ pub struct PostgresServer {
     kept: Kept,
 }
 
+/// Which version of the server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PostgresVersion {
+    /// The newest that is installed on this system.
+    #[default]
+    Installed,
+    /// The oldest that is supported.
+    Oldest,
+    /// The newest there is.
+    Newest,
+}
+
 /// How a server is started.
 #[derive(Debug, Clone, Default)]
 pub struct PostgresOptions {
+    /// Its version.
+    pub version: PostgresVersion,
     /// More lines for its `postgresql.conf`, after those that logical replication needs.
     pub config: String,
     /// Its `pg_hba.conf`; everybody is trusted if not given.
@@ -38,13 +58,9 @@ pub struct PostgresOptions {
 impl PostgresServer {
     /// Starts one for one owner, with a superuser `postgres` and a database of that name.
     pub async fn start(options: PostgresOptions) -> Result<PostgresServer> {
-        let programs = programs()?;
+        let programs = options.version.programs()?;
         let home = Home::create("postgres")?;
-        let data = home.folder.join("data");
-        fs::create_dir(&data)?;
-        if is_root() {
-            chown(&data, Some(NOBODY), Some(NOBODY))?;
-        }
+        let data = data_folder(&home)?;
         let mut initdb = unprivileged(&programs.join("initdb"));
         initdb
             .arg("--pgdata")
@@ -143,6 +159,11 @@ impl PostgresServer {
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// Opens a session of the server's own client that stays.
+    pub fn session(&self, database: &str) -> Result<PsqlSession> {
+        PsqlSession::open(&programs()?.join("psql"), &self.url(database))
+    }
+
     /// A program of the server's version, such as `pg_recvlogical`.
     pub fn program(name: &str) -> Result<PathBuf> {
         Ok(programs()?.join(name))
@@ -153,6 +174,28 @@ impl Drop for PostgresServer {
     fn drop(&mut self) {
         self.kept.clean_up();
     }
+}
+
+impl PostgresVersion {
+    /// The folder with `initdb` and `postgres`; clients are always those of this system.
+    fn programs(self) -> Result<PathBuf> {
+        match self {
+            Self::Installed => programs(),
+            other => Ok(Artefact::Postgres(other).fetch()?.join("bin")),
+        }
+    }
+}
+
+/// Makes an empty folder for a server's data.
+fn data_folder(home: &Home) -> Result<PathBuf> {
+    let data = home.folder.join("data");
+    fs::create_dir(&data)?;
+    // Which the server insists on.
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o700))?;
+    if is_root() {
+        chown(&data, Some(NOBODY), Some(NOBODY))?;
+    }
+    Ok(data)
 }
 
 /// The folder with the programs of the newest version that is installed.
@@ -207,7 +250,7 @@ async fn launch(options: &PostgresOptions, home: Home, port: u16) -> Result<Kept
     if stale.exists() {
         fs::remove_file(stale)?;
     }
-    let server = unprivileged(&programs()?.join("postgres"));
+    let server = unprivileged(&options.version.programs()?.join("postgres"));
     let mut command = vec![server.get_program().to_owned()];
     command.extend(server.get_args().map(ToOwned::to_owned));
     command.extend(["-D".into(), data.clone().into()]);

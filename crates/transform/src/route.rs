@@ -95,6 +95,40 @@ impl Template {
         }
     }
 
+    /// The index for which this gives a name. `only` is the one that it is about where it does not name any.
+    fn source(
+        &self,
+        name: &IndexName,
+        tenant: &Tenant,
+        value: &str,
+        only: Option<&str>,
+    ) -> Option<IndexName> {
+        let holes = self.0.iter().filter(|part| **part == Part::Index).count();
+        let fixed = |part: &Part| match part {
+            Part::Text(text) => text.len(),
+            Part::Index => 0,
+            Part::Tenant => tenant.as_str().len(),
+            Part::Field(_) => value.len(),
+        };
+        let text: usize = self.0.iter().map(fixed).sum();
+        let before: usize = self
+            .0
+            .iter()
+            .take_while(|part| **part != Part::Index)
+            .map(fixed)
+            .sum();
+        let index = match holes {
+            0 => only?,
+            _ => {
+                let length = name.as_str().len().checked_sub(text)? / holes;
+                name.as_str().get(before..before + length)?
+            }
+        };
+        let index = IndexName::try_from(index).ok()?;
+        let filled = self.fill(&index, tenant, value).ok()?;
+        (filled == *name).then_some(index)
+    }
+
     fn fill(&self, index: &IndexName, tenant: &Tenant, value: &str) -> Result<IndexName, String> {
         let mut name = String::new();
         for part in &self.0 {
@@ -125,6 +159,24 @@ impl Route {
                 .map(place)
                 .collect::<Result<_, String>>()?,
         })
+    }
+
+    /// The indices whose documents this would put into `place`. `only` is the index that it is about where it
+    /// does not name any.
+    pub(crate) fn sources(
+        &self,
+        place: &IndexName,
+        tenant: &Tenant,
+        only: Option<&str>,
+    ) -> Vec<IndexName> {
+        let values: Vec<&str> = match self.values.is_empty() {
+            true => vec![""],
+            false => self.values.iter().map(String::as_str).collect(),
+        };
+        let sources = values.into_iter();
+        sources
+            .filter_map(|value| self.template.source(place, tenant, value, only))
+            .collect()
     }
 }
 

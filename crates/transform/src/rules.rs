@@ -1,21 +1,20 @@
 //! A rule set, and what becomes of a change under it.
 
+mod places;
+
 use std::fmt;
 
 use bytes::Bytes;
 use config::{Issue, tree::Issues};
-use model::{
-    Action as Does, Change, Document, IndexDefinition, IndexName, IndexPatterns, Operation,
-};
+use model::{Action as Does, Change, Document, IndexName, IndexPatterns, Operation};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::{
     KeySource, RunJq,
-    definition::adapt,
     filter::{self, Condition, Dropped, Filter, Mode},
     json::Node,
     read::{File, read},
-    route::{Route, Target, unrouted},
+    route::{Route, Target},
     scope::{At, Scope},
     step::{Action, Done},
 };
@@ -42,10 +41,10 @@ pub(crate) struct Step {
 pub struct RuleSet {
     hash: String,
     text: String,
-    mode: Mode,
+    pub(crate) mode: Mode,
     /// What flags select; these have to let a change through whatever the mode is.
-    selected: Vec<Filter>,
-    filters: Vec<Filter>,
+    pub(crate) selected: Vec<Filter>,
+    pub(crate) filters: Vec<Filter>,
     steps: Vec<Step>,
     routes: Vec<(Scope, Route)>,
     programs: Vec<String>,
@@ -175,16 +174,12 @@ impl RuleSet {
     pub fn plan(&self, at: &At) -> Plan {
         let steps = self.steps.iter().enumerate();
         let steps = steps.filter(|(_, step)| step.on.scope.holds(at));
-        let route = self.routes.iter().find(|(scope, _)| scope.holds(at));
         Plan {
             at: at.clone(),
             dropped: self.dropped_by(at, None),
             looks: at.operation != Operation::Delete && filter::looks(&self.filters, at),
             steps: steps.map(|(number, _)| number).collect(),
-            target: match route {
-                None => Ok(unrouted(at)),
-                Some((_, route)) => route.target(&at.index, &at.tenant),
-            },
+            target: self.target(at),
         }
     }
 
@@ -317,47 +312,6 @@ impl RuleSet {
         let others = target.places().into_iter().filter(|index| **index != place);
         changes.extend(others.map(|index| (index.clone(), delete(change))));
         Ok(Outcome::Changed(changes))
-    }
-
-    /// The indices that may have documents of an index. None where no change of it goes on.
-    ///
-    /// # Errors
-    /// When a route gives it a name that no index can have.
-    pub fn places(&self, at: &At) -> Result<Vec<IndexName>, RuleError> {
-        let goes_on = Operation::ALL.into_iter().any(|operation| {
-            let at = At {
-                operation,
-                ..at.clone()
-            };
-            self.dropped_by(&at, None).is_none()
-        });
-        if !goes_on {
-            return Ok(Vec::new());
-        }
-        let target = self.plan(at).target.map_err(|reason| RuleError {
-            rule: "route".to_owned(),
-            reason,
-        })?;
-        Ok(target.places().into_iter().cloned().collect())
-    }
-
-    /// What an index looks like at the target, in each of its [places](Self::places).
-    ///
-    /// # Errors
-    /// When a route gives it a name that no index can have.
-    pub fn define(
-        &self,
-        at: &At,
-        definition: &IndexDefinition,
-    ) -> Result<Vec<(IndexName, IndexDefinition)>, RuleError> {
-        let plan = self.plan(at);
-        let steps = plan
-            .steps
-            .iter()
-            .filter_map(|number| self.steps.get(*number));
-        let definition = adapt(definition, steps);
-        let places = self.places(at)?.into_iter();
-        Ok(places.map(|index| (index, definition.clone())).collect())
     }
 }
 

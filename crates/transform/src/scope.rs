@@ -41,6 +41,59 @@ impl Scope {
     }
 }
 
+/// Changes of one operation of which more may be known, or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) tenant: Option<Tenant>,
+    pub(crate) index: Option<IndexName>,
+    pub(crate) operation: Operation,
+}
+
+impl Part {
+    /// Whether a scope means all of these changes, or none of them; `None` where it means some of them or where
+    /// that is not known.
+    pub(crate) fn within(&self, scope: &Scope) -> Option<bool> {
+        fn of<T, V>(
+            wanted: &Option<T>,
+            known: Option<&V>,
+            holds: impl FnOnce(&T, &V) -> bool,
+        ) -> Option<bool> {
+            match (wanted, known) {
+                (None, _) => Some(true),
+                (Some(wanted), Some(known)) => Some(holds(wanted, known)),
+                (Some(_), None) => None,
+            }
+        }
+        let (tenant, index) = (self.tenant.as_ref(), self.index.as_ref());
+        let at = tenant.zip(index).map(|(tenant, index)| At {
+            tenant: tenant.clone(),
+            index: index.clone(),
+            operation: self.operation,
+        });
+        let answers = [
+            of(&scope.indices, index, |patterns, index| {
+                patterns.matches(index.as_str(), false)
+            }),
+            of(&scope.operations, Some(&self.operation), |named, one| {
+                named.contains(one)
+            }),
+            of(&scope.tenants, tenant, |named, one| {
+                named.iter().any(|name| name == one.as_str())
+            }),
+            of(&scope.subjects, at.as_ref(), |patterns, at| {
+                let subject = at.subject().to_string();
+                patterns.iter().any(|pattern| matches(pattern, &subject))
+            }),
+        ];
+        match answers.contains(&Some(false)) {
+            true => Some(false),
+            false => answers
+                .into_iter()
+                .try_fold(true, |all, answer| Some(all && answer?)),
+        }
+    }
+}
+
 impl At {
     /// Its subject in the log that sources fill.
     pub fn subject(&self) -> Subject {

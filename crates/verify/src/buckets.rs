@@ -132,6 +132,14 @@ impl Differing {
     }
 }
 
+/// Whether documents that are too many to be held may differ only in how they are written: most buckets
+/// have as many on both sides.
+pub(crate) fn are_rewritten(differing: &[Differing], memory: usize) -> bool {
+    let same = |bucket: &&Differing| bucket.source == bucket.target;
+    let alike = differing.iter().filter(same).count();
+    alike * 2 > differing.len() && fit(differing, memory) < differing.len()
+}
+
 /// How many of the buckets, from the first, can be looked into when `memory` documents can be held;
 /// one at least.
 pub(crate) fn fit(differing: &[Differing], memory: usize) -> usize {

@@ -9,7 +9,7 @@ use search::PageSizer;
 use crate::{
     By, Changes, Difference, IndexReport, Key as DocumentKey, Misrouted, Pass, Plan, Progress,
     Refused, Repair, Side, VerifyError, VerifyOptions,
-    buckets::{Differing, Filter, divide, fit},
+    buckets::{Differing, Filter, are_rewritten, divide, fit},
     diff::diff,
     gather::{Entries, Summary, Taking},
     index::SideIndex,
@@ -17,6 +17,7 @@ use crate::{
     repair,
     rule::{Key, Rule, Versions},
     scan::{Gather, scan},
+    source::Source,
     suspect::{Finding, Suspect, findings, suspects},
 };
 
@@ -31,7 +32,7 @@ const LOOKS: usize = 3;
 
 /// A comparison that is going on.
 pub(crate) struct Comparison<'a> {
-    source: Arc<SideIndex>,
+    source: Source,
     target: Arc<SideIndex>,
     options: &'a VerifyOptions,
     progress: &'a dyn Progress,
@@ -45,35 +46,36 @@ pub(crate) struct Comparison<'a> {
 
 impl<'a> Comparison<'a> {
     pub(crate) fn new(
-        source: SideIndex,
+        source: Source,
         target: SideIndex,
         options: &'a VerifyOptions,
         progress: &'a dyn Progress,
     ) -> Comparison<'a> {
-        let names: [IndexName; 2] = [&source.name, &target.name].map(Clone::clone);
+        let names: [IndexName; 2] = [source.name(), &target.name].map(Clone::clone);
         let [index, other] = names;
         // Where the shards are as many, an id and routing lead to the same one on both sides, and a
         // position in a shard is one document's. Were they routed otherwise, nearly everything
         // would differ by position, and `narrow` goes by ids then.
-        let is_alike = source.shards == target.shards;
-        let is_large = source.documents.min(target.documents) >= options.many;
+        let is_alike = source.shards() == target.shards;
+        let is_large = source.documents().min(target.documents) >= options.many;
         let key = match options.by == By::Version && is_alike && is_large {
             true => Key::Position,
             false => Key::Id,
         };
         let mut report = IndexReport::new(index, other, options.by);
         report.target_exists = target.exists;
-        report.uuids = [source.uuid.clone(), target.uuid.clone()];
+        report.uuids = [source.uuid(), target.uuid.clone()];
         Comparison {
             rule: Rule {
                 by: options.by,
+                as_written: options.by == By::Content,
                 key,
                 epoch: None,
             },
             epoch: Epoch(0),
             sizer: PageSizer::new(8, FIRST_SUSPECTS as u32),
             report,
-            source: Arc::new(source),
+            source,
             target: Arc::new(target),
             options,
             progress,
@@ -82,6 +84,9 @@ impl<'a> Comparison<'a> {
 
     pub(crate) async fn run(mut self) -> Result<IndexReport, VerifyError> {
         let (filter, differing) = self.narrow().await?;
+        if self.is_exhaustive() {
+            self.epoch = repair::epoch(&self.source, &self.target, self.epoch).await?;
+        }
         let mut rest = differing.as_slice();
         let mut passes = 0;
         // Goes on in any case until one difference is certain: all may yet turn out to be equal.
@@ -133,11 +138,20 @@ impl<'a> Comparison<'a> {
             let occupied = source.buckets.occupied(&target.buckets);
             if first && self.rule.key == Key::Position && differing.len() > occupied / 2 {
                 tracing::info!(
-                    index = %self.source.name,
+                    index = %self.source.name(),
                     "most positions differ: the sides are compared by ids"
                 );
                 self.rule.key = Key::Id;
                 filter = Filter::default();
+                continue;
+            }
+            if std::mem::take(&mut self.rule.as_written)
+                && are_rewritten(&differing, self.options.memory)
+            {
+                tracing::info!(
+                    index = %self.source.name(),
+                    "many documents are written differently: the sides are compared by meaning"
+                );
                 continue;
             }
             if !divide(&differing, filter.level(), self.options.memory) {
@@ -153,7 +167,7 @@ impl<'a> Comparison<'a> {
         if self.rule.by == By::Content {
             return Ok(true);
         }
-        if let Some(foreign) = versions.foreign(self.source.shards) {
+        if let Some(foreign) = versions.foreign(self.source.shards()) {
             return Err(VerifyError::ForeignVersions {
                 index: self.target.name.to_string(),
                 foreign,
@@ -172,8 +186,8 @@ impl<'a> Comparison<'a> {
         filter: &Filter,
         new: fn(Taking) -> G,
     ) -> Result<(G, G), VerifyError> {
-        let documents = self.source.documents + self.target.documents;
-        self.progress.begin(&self.source.name, pass, documents);
+        let documents = self.source.documents() + self.target.documents;
+        self.progress.begin(self.source.name(), pass, documents);
         let filter = Arc::new(filter.clone());
         let rule = self.rule;
         let gather = |side| {
@@ -183,9 +197,13 @@ impl<'a> Comparison<'a> {
                 new(Taking { side, rule, filter })
             }
         };
-        let source = scan(&self.source, gather(Side::Source));
+        let source = self.source.scan(gather(Side::Source));
         let target = scan(&self.target, gather(Side::Target));
-        try_join(source, target).await
+        let both = try_join(source, target).await;
+        // Also where one side has failed: nothing stays open on the other.
+        self.source.ended().await;
+        self.target.scrolls.ended().await;
+        both
     }
 
     /// Finds the documents that differ among those of the filter.
@@ -221,7 +239,7 @@ impl<'a> Comparison<'a> {
     /// lag until they are equal or stand still.
     async fn settle(&mut self, suspects: Vec<Suspect>) -> Result<(), VerifyError> {
         let mut open = Vec::new();
-        for batch in batches(&suspects) {
+        for batch in batches(&suspects, self.source.together()) {
             let looked = look(&self.source, &self.target, self.rule, batch).await?;
             open.extend(self.unsettled(looked).map(|looked| looked.suspect));
         }
@@ -231,7 +249,7 @@ impl<'a> Comparison<'a> {
             }
             tokio::time::sleep(self.options.lag).await;
             let mut changing = Vec::new();
-            for batch in batches(&open) {
+            for batch in batches(&open, self.source.together()) {
                 let looked = look(&self.source, &self.target, self.rule, batch).await?;
                 let both = batch.iter().zip(looked);
                 let same = |(before, now): &(&Suspect, Looked)| {
@@ -313,6 +331,10 @@ impl<'a> Comparison<'a> {
         };
         let mut open = again(suspects).await?;
         if !open.is_empty() {
+            // What was deleted at the source while it was written here may have come after its delete.
+            let gone = open.iter().filter(|suspect| suspect.source.is_none());
+            let gone: Vec<Suspect> = gone.cloned().collect();
+            self.report.repaired.deleted += repair::delete(source, target, &gone).await?;
             tokio::time::sleep(self.options.lag).await;
             open = again(&open).await?;
         }

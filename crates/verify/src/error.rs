@@ -3,7 +3,7 @@
 use model::IndexName;
 use search::Uncapturable;
 
-use crate::{DigestError, Side};
+use crate::{CollectionError, DigestError, Side};
 
 /// A comparison that could not be completed: nothing is known then.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +83,34 @@ pub enum VerifyError {
         id: String,
         /// What is wrong with it.
         error: DigestError,
+    },
+    /// The source has no versions.
+    #[error(
+        "{index} of the source is no index of a search cluster, so its documents have no versions to compare: compare the contents (--by content)"
+    )]
+    NoVersions {
+        /// The source's name for it.
+        index: String,
+    },
+    /// The target's index is filled from something else.
+    #[error(
+        "index {index:?} of the target is filled from {known}, and this is {said}: a repair would give its documents versions of another history. Compare with {known}, or without a repair"
+    )]
+    Elsewhere {
+        /// The target's index.
+        index: String,
+        /// What fills it, as its mapping says.
+        known: String,
+        /// What it was compared with.
+        said: String,
+    },
+    /// A source that is no search cluster failed, for longer than we wait.
+    #[error("{index} of the source cannot be read: {error}")]
+    Collection {
+        /// What was read.
+        index: String,
+        /// What it says.
+        error: CollectionError,
     },
     /// A cluster failed, for longer than we wait.
     #[error("index {index:?} of the {side} cannot be read: {error}")]

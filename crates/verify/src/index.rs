@@ -8,7 +8,7 @@ use search::{Client, Error, IndexInfo, IndexPatterns, ShardStats, retry};
 
 use runtime::throttle::Throttle;
 
-use crate::{Lens, Progress, Side, VerifyError};
+use crate::{Lens, Progress, Side, VerifyError, scroll::Scrolls};
 
 /// How often in a row something may fail that could pass by itself: half a minute or so.
 const ATTEMPTS: u32 = 12;
@@ -36,6 +36,7 @@ pub(crate) struct SideIndex {
     /// What is seen of its documents; everything without one.
     pub(crate) lens: Option<Arc<dyn Lens>>,
     pub(crate) progress: Arc<dyn Progress>,
+    pub(crate) scrolls: Scrolls,
 }
 
 /// A range of the sequence numbers of one shard. The ranges end with the highest number that was
@@ -87,6 +88,7 @@ impl SideIndex {
         let stats = self.all_shards(self.shards).await?;
         self.make_visible().await?;
         self.documents = self.patiently(|| self.client.count(&self.name)).await?;
+        self.readers = self.scrolls.readers(self.readers, self.documents);
         self.parts = parts(&stats, self.readers);
         self.exists = true;
         Ok(self)

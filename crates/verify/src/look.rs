@@ -2,24 +2,25 @@
 
 use bytes::Bytes;
 use futures::future::try_join;
+use model::IndexName;
 use search::{Found, Hit, MgetOptions};
 
 use crate::{
     By, Side, VerifyError, digest::Digester, index::SideIndex, lens::look_through, rule::Rule,
-    suspect::Suspect,
+    source::Source, suspect::Suspect,
 };
 
-/// How many documents are looked at together, at most ...
-const BATCH: usize = 256;
+/// How many documents are looked at together, at most, where a cluster has them ...
+pub(crate) const BATCH: usize = 256;
 /// ... and how large they may be together, in bytes.
 const BATCH_BYTES: usize = 2 << 20;
 
 /// Cuts suspects into batches that can be looked at together; those of one id stay together.
-pub(crate) fn batches(suspects: &[Suspect]) -> Vec<&[Suspect]> {
+pub(crate) fn batches(suspects: &[Suspect], most: usize) -> Vec<&[Suspect]> {
     let (mut batches, mut start, mut end, mut bytes) = (Vec::new(), 0, 0, 0);
     for same_id in suspects.chunk_by(|one, other| one.id == other.id) {
         let more: usize = same_id.iter().map(|suspect| suspect.bytes).sum();
-        let full = end - start + same_id.len() > BATCH || bytes + more > BATCH_BYTES;
+        let full = end - start + same_id.len() > most || bytes + more > BATCH_BYTES;
         if full && end > start {
             batches.push(&suspects[start..end]);
             (start, bytes) = (end, 0);
@@ -49,13 +50,17 @@ pub(crate) struct Seen {
 
 /// Looks at a batch, all at once; in the same order.
 pub(crate) async fn look(
-    source: &SideIndex,
+    source: &Source,
     target: &SideIndex,
     rule: Rule,
     suspects: &[Suspect],
 ) -> Result<Vec<Looked>, VerifyError> {
-    let both = try_join(read(source, rule, suspects), read(target, rule, suspects)).await?;
-    let looked = suspects.iter().zip(both.0.into_iter().zip(both.1));
+    let content = rule.by == By::Content;
+    let at_target = find(target, suspects, content);
+    let (at_source, at_target) = try_join(source.find(suspects, content), at_target).await?;
+    let at_source = seen((Side::Source, source.name()), rule, suspects, at_source)?;
+    let at_target = seen((Side::Target, &target.name), rule, suspects, at_target)?;
+    let looked = suspects.iter().zip(at_source.into_iter().zip(at_target));
     Ok(looked
         .map(|(suspect, (source, target))| Looked {
             suspect: Suspect {
@@ -69,16 +74,13 @@ pub(crate) async fn look(
         .collect())
 }
 
-/// Reads the documents on one side; none where there is none of this id with this routing.
-async fn read(
-    index: &SideIndex,
+/// The documents that were found on a side; none where there is none of this id with this routing.
+fn seen(
+    (side, index): (Side, &IndexName),
     rule: Rule,
     suspects: &[Suspect],
+    found: Vec<Found>,
 ) -> Result<Vec<Option<Seen>>, VerifyError> {
-    if !index.exists {
-        return Ok(suspects.iter().map(|_| None).collect());
-    }
-    let found = find(index, suspects, rule.by == By::Content).await?;
     let mut digester = Digester::default();
     let seen = found.into_iter().zip(suspects);
     seen.map(|(found, suspect)| {
@@ -92,15 +94,15 @@ async fn read(
             version: found.version.unwrap_or(u64::MAX),
             source: found.source.unwrap_or_default(),
         };
-        let digest = rule.digest(index.side, &hit, &mut digester);
+        let digest = rule.digest(side, &hit, &mut digester);
         Ok(Some(Seen {
             digest: digest.map_err(|error| VerifyError::Document {
-                side: index.side,
-                index: index.name.to_string(),
+                side,
+                index: index.to_string(),
                 id: suspect.id.to_string(),
                 error,
             })?,
-            number: match index.side {
+            number: match side {
                 Side::Source => hit.seq_no,
                 Side::Target => hit.version,
             },
@@ -116,6 +118,9 @@ pub(crate) async fn find(
     suspects: &[Suspect],
     content: bool,
 ) -> Result<Vec<Found>, VerifyError> {
+    if !index.exists {
+        return Ok(suspects.iter().map(|_| Found::default()).collect());
+    }
     let wanted: Vec<_> = suspects
         .iter()
         .map(|suspect| (&suspect.id, suspect.routing.as_deref()))
@@ -161,7 +166,7 @@ mod tests {
                     bytes,
                 })
                 .collect();
-            let batches = batches(&suspects);
+            let batches = batches(&suspects, BATCH);
             assert_eq!(batches.concat(), suspects);
             for pair in batches.windows(2) {
                 assert_ne!(pair[0].last().unwrap().id, pair[1][0].id);
@@ -172,6 +177,6 @@ mod tests {
             };
             assert!(batches.iter().all(fits), "{ids} {bytes}");
         }
-        assert!(batches(&[]).is_empty());
+        assert!(batches(&[], BATCH).is_empty());
     }
 }

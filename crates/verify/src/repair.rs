@@ -20,6 +20,7 @@ use crate::{
     VerifyError,
     index::{Patience, SideIndex},
     look::{find, is_it},
+    source::Source,
     suspect::Suspect,
 };
 
@@ -54,15 +55,9 @@ pub(crate) struct Written {
 }
 
 /// An index at the target like the source's.
-pub(crate) async fn create(source: &SideIndex, target: &SideIndex) -> Result<(), VerifyError> {
-    let definition = source
-        .patiently(|| source.client.definition(&source.name))
-        .await?;
+pub(crate) async fn create(source: &Source, target: &SideIndex) -> Result<(), VerifyError> {
+    let definition = source.definition().await?;
     let mark = Mark::default();
-    let definition = match &source.lens {
-        None => definition,
-        Some(lens) => lens.define(definition),
-    };
     let created = target
         .patiently(|| target.client.create_index(&target.name, &definition, &mark))
         .await?;
@@ -72,16 +67,40 @@ pub(crate) async fn create(source: &SideIndex, target: &SideIndex) -> Result<(),
     Ok(())
 }
 
+/// The epoch that what is written gets: that of the target's documents, or, where the source says which
+/// history its positions belong to, that which the target's index was given for it.
+pub(crate) async fn epoch(
+    source: &Source,
+    target: &SideIndex,
+    usual: Epoch,
+) -> Result<Epoch, VerifyError> {
+    let Source::Collection(side) = source else {
+        return Ok(usual);
+    };
+    let (said, history) = side.collection.origin();
+    let lineage = target.patiently(|| target.client.lineage(&target.name));
+    match lineage.await? {
+        Some(known) if known.source != said => Err(VerifyError::Elsewhere {
+            index: target.name.to_string(),
+            known: known.source,
+            said,
+        }),
+        known => Ok(known
+            .and_then(|known| known.epoch_of(&history))
+            .unwrap_or(usual)),
+    }
+}
+
 /// Writes those of the documents that the source still has.
 pub(crate) async fn write(
-    source: &SideIndex,
+    source: &Source,
     target: &SideIndex,
     epoch: Epoch,
     suspects: &[Suspect],
 ) -> Result<Written, VerifyError> {
     // In this order: what the target has of ours is then not newer than what the source has.
     let held = find(target, suspects, false).await?;
-    let wanted = find(source, suspects, true).await?;
+    let wanted = source.find_to_repair(suspects, true).await?;
     let mut written = Written::default();
     let mut writes = Vec::new();
     for (place, suspect) in suspects.iter().enumerate() {
@@ -112,12 +131,12 @@ pub(crate) async fn write(
 
 /// Deletes those of the documents that the source still does not have. Returns how many.
 pub(crate) async fn delete(
-    source: &SideIndex,
+    source: &Source,
     target: &SideIndex,
     suspects: &[Suspect],
 ) -> Result<u64, VerifyError> {
     let held = find(target, suspects, false).await?;
-    let wanted = find(source, suspects, false).await?;
+    let wanted = source.find_to_repair(suspects, false).await?;
     let extra = suspects.iter().zip(held.iter().zip(&wanted)).enumerate();
     let deletes: Vec<Write> = extra
         .filter(|(_, (suspect, (held, wanted)))| is_it(held, suspect) && !is_it(wanted, suspect))

@@ -1,7 +1,8 @@
 //! Reading a whole index on one side.
 //!
 //! Its shards, cut into parts, are read side by side by a bounded number of readers, each in pages
-//! of about a megabyte that are gone before the next one comes. A part is read from the copy that
+//! of about a megabyte: whole documents by a scroll (`scroll`), one page ahead, everything else and
+//! what no scroll is granted for in windows by sequence number. A part is read from the copy that
 //! was the primary when the comparison began; if another one is the primary when
 //! the part is done, what was read may have come from a copy that had not seen everything, so it is
 //! thrown away and read again.
@@ -18,6 +19,7 @@ use crate::{
     Side, VerifyError,
     index::{Part, Patience, SideIndex},
     lens::through,
+    scroll::{self, End},
 };
 
 /// What is read of documents.
@@ -59,14 +61,24 @@ pub(crate) async fn scan<G: Gather>(
     index: &Arc<SideIndex>,
     new: impl Fn() -> G + Clone + Send + 'static,
 ) -> Result<G, VerifyError> {
-    let mut all = new();
-    let mut parts = index.parts.iter().cloned();
+    let parts = index.parts.iter().cloned();
+    let parts = parts.map(|part| read_part(Arc::clone(index), part, new.clone()));
+    side_by_side(index.readers, parts, new()).await
+}
+
+/// Reads parts, so many at a time, and merges what is made of them.
+pub(crate) async fn side_by_side<G: Gather>(
+    most: usize,
+    parts: impl Iterator<Item = impl Future<Output = Result<G, VerifyError>> + Send + 'static>,
+    mut all: G,
+) -> Result<G, VerifyError> {
+    let mut parts = parts;
     let mut readers = JoinSet::new();
     loop {
-        while readers.len() < index.readers.max(1)
+        while readers.len() < most.max(1)
             && let Some(part) = parts.next()
         {
-            readers.spawn(read_part(Arc::clone(index), part, new.clone()));
+            readers.spawn(part);
         }
         match readers.join_next().await {
             None => return Ok(all),
@@ -86,9 +98,25 @@ async fn read_part<G: Gather>(
     new: impl Fn() -> G,
 ) -> Result<G, VerifyError> {
     let mut patience = Patience::new();
+    let mut lost = 0;
     loop {
         let mut gathered = new();
-        let complete = read_pages(&index, &part, &mut gathered, &mut patience).await?;
+        let end = match scroll::is_wanted(&index, gathered.reading(), lost) {
+            true => scroll::read(&index, &part, &mut gathered).await?,
+            false => End::Unfit,
+        };
+        let complete = match end {
+            End::Complete => true,
+            End::Lost(error) => {
+                lost += 1;
+                patience.wait(&index, error).await?;
+                false
+            }
+            End::Unfit => {
+                gathered = new();
+                read_pages(&index, &part, &mut gathered, &mut patience).await?
+            }
+        };
         let now = index.primary(part.shard).await?;
         if !now.continues(&part.copy) {
             return Err(index.replaced());
@@ -98,7 +126,7 @@ async fn read_part<G: Gather>(
         }
         tracing::info!(
             side = %index.side, index = %index.name, shard = part.shard,
-            "the primary moved: a part is read again"
+            moved = now != part.copy, "the copy or the scroll is lost: a part is read again"
         );
         index.make_visible().await?;
         part.copy = now;
@@ -144,31 +172,42 @@ async fn read_pages<G: Gather>(
             _ => window.upto,
         };
         sizer.learn(read.documents, read.bytes);
-        let (documents, bytes) = (read.documents, read.bytes as u64);
-        read.numbers
-            .into_iter()
-            .for_each(|numbers| gathered.count(part.shard, numbers));
-        for hit in read.hits {
-            let Some(hit) = through(index.lens.as_deref(), hit) else {
-                continue;
-            };
-            gathered
-                .add(hit)
-                .map_err(|(id, error)| VerifyError::Document {
-                    side: index.side,
-                    index: index.name.to_string(),
-                    id,
-                    error,
-                })?;
-        }
-        index.progress.advance(index.side, documents as u64, bytes);
-        index.throttle.take(documents).await;
+        take(index, part.shard, read, gathered).await?;
     }
     Ok(true)
 }
 
+/// Gathers what was read.
+pub(crate) async fn take<G: Gather>(
+    index: &SideIndex,
+    shard: u32,
+    read: Read,
+    gathered: &mut G,
+) -> Result<(), VerifyError> {
+    let (documents, bytes) = (read.documents, read.bytes as u64);
+    read.numbers
+        .into_iter()
+        .for_each(|numbers| gathered.count(shard, numbers));
+    for hit in read.hits {
+        let Some(hit) = through(index.lens.as_deref(), hit) else {
+            continue;
+        };
+        gathered
+            .add(hit)
+            .map_err(|(id, error)| VerifyError::Document {
+                side: index.side,
+                index: index.name.to_string(),
+                id,
+                error,
+            })?;
+    }
+    index.progress.advance(index.side, documents as u64, bytes);
+    index.throttle.take(documents).await;
+    Ok(())
+}
+
 /// A page of any kind of reading.
-struct Read {
+pub(crate) struct Read {
     documents: usize,
     bytes: usize,
     /// The highest sequence number in it.

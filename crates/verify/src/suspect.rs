@@ -44,13 +44,18 @@ pub(crate) fn suspects(mut source: Vec<Entry>, mut target: Vec<Entry>) -> Vec<Su
     source.sort_unstable();
     target.sort_unstable();
     let (mut source, mut target) = (source.into_iter().peekable(), target.into_iter().peekable());
-    let mut suspects = Vec::new();
+    let mut suspects: Vec<Suspect> = Vec::new();
     loop {
         let order = match (source.peek(), target.peek()) {
             (Some(one), Some(other)) => (&one.id, &one.routing).cmp(&(&other.id, &other.routing)),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (None, None) => return suspects,
+            (None, None) => {
+                // One that was moved while it was read may have been met twice.
+                suspects
+                    .dedup_by(|one, other| (&one.id, &one.routing) == (&other.id, &other.routing));
+                return suspects;
+            }
         };
         let at_source = order.is_le().then(|| source.next()).flatten();
         let at_target = order.is_ge().then(|| target.next()).flatten();

@@ -22,6 +22,7 @@ fn taking(filter: &Arc<Filter>) -> Taking {
         side: Side::Source,
         rule: Rule {
             by: By::Content,
+            as_written: false,
             key: Key::Id,
             epoch: None,
         },
@@ -177,6 +178,7 @@ fn compare_by_version(source: &Numbered, target: &Numbered, key: Key) -> Vec<Str
         side,
         rule: Rule {
             by: By::Version,
+            as_written: false,
             key,
             epoch: None,
         },

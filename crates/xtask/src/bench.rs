@@ -17,6 +17,8 @@ mod lag;
 #[cfg(feature = "bench")]
 mod memory;
 #[cfg(feature = "bench")]
+mod postgres;
+#[cfg(feature = "bench")]
 mod query;
 #[cfg(feature = "bench")]
 mod report;
@@ -69,6 +71,8 @@ enum Benchmark {
     Verify,
     /// A search sent directly and through the query API.
     Query,
+    /// PostgreSQL: stream and snapshot beside its own clients, a bare loader and pgsync; from commit to get.
+    Postgres,
 }
 
 /// Runs the task: an optimised build of itself.
@@ -105,6 +109,7 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
             Benchmark::Gateway => gateway::run(&context).await?,
             Benchmark::Verify => verify::run(&context).await?,
             Benchmark::Query => query::run(&context).await?,
+            Benchmark::Postgres => postgres::run(&context).await?,
         }
     }
     Ok(())

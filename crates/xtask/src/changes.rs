@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
-use testkit::Http;
+use testkit::{Http, PsqlSession};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
@@ -17,6 +17,8 @@ const TICK: Duration = Duration::from_millis(10);
 const PASSING: u64 = 20;
 /// … so many seconds later, when it has long arrived.
 const LIFETIME: u32 = 4;
+/// How often the target is asked: in a loop without a pause, asking would cost it more than the changes do.
+const ASK_EVERY: Duration = Duration::from_millis(5);
 /// How many changes are asked about at a time.
 const ASKED: usize = 200;
 /// How long a change may take.
@@ -175,6 +177,37 @@ impl Changer {
     }
 }
 
+/// Inserts rows in a session one by one for so long, each under a number, and hands each on when the server has
+/// committed it. `insert` makes the statement, which returns the row's id.
+pub(crate) async fn sample_commits(
+    mut session: PsqlSession,
+    index: &'static str,
+    per_second: u32,
+    time: Duration,
+    samples: mpsc::Sender<Sample>,
+    insert: impl Fn(u64) -> String,
+) -> Result<()> {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / per_second);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let end = Instant::now() + time;
+    let mut number = 0;
+    while Instant::now() < end {
+        ticks.tick().await;
+        number += 1;
+        let rows = session.run(&insert(number)).await?;
+        let id = rows.into_iter().next().context("an INSERT without id")?;
+        let sample = Sample {
+            index,
+            id,
+            what: What::Written(number),
+            acknowledged: Instant::now(),
+        };
+        let taken = samples.send(sample).await;
+        taken.context("nobody looks for the changes any more")?;
+    }
+    Ok(())
+}
+
 /// How long changes took from the source's acknowledgment until they were seen at the target.
 #[derive(Debug)]
 pub(crate) struct Lag(Histogram<u64>);
@@ -205,6 +238,17 @@ impl Lag {
         self.0.len()
     }
 
+    /// How many took up to how many milliseconds, bound after bound.
+    #[cfg(feature = "bench")]
+    pub(crate) fn histogram(&self) -> Value {
+        let steps = self.0.iter_log(500, 1.5);
+        let steps = steps.map(|step| {
+            let milliseconds = step.value_iterated_to() as f64 / 1e3;
+            json!({ "up_to_milliseconds": milliseconds, "count": step.count_since_last_iteration() })
+        });
+        Value::Array(steps.collect())
+    }
+
     /// The longest of them.
     #[cfg(feature = "bench")]
     pub(crate) fn max(&self) -> Duration {
@@ -214,13 +258,16 @@ impl Lag {
 
 /// Looks for changes at the target, by realtime get, until all have come and no more will.
 ///
-/// A change counts as arrived when an answer with it is here, so each figure has one `_mget` too much in it.
+/// A change counts as arrived when an answer with it is here, so each figure has one `_mget` too much in it, and half
+/// of [`ASK_EVERY`].
 pub(crate) async fn look_for(target: &Http, mut samples: mpsc::Receiver<Sample>) -> Result<Lags> {
     let mut lags = Lags {
         documents: Lag::new()?,
         deletes: Lag::new()?,
     };
     let mut pending: Vec<Sample> = Vec::new();
+    let mut asks = tokio::time::interval(ASK_EVERY);
+    asks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         if pending.is_empty() {
             match samples.recv().await {
@@ -231,6 +278,7 @@ pub(crate) async fn look_for(target: &Http, mut samples: mpsc::Receiver<Sample>)
         while let Ok(sample) = samples.try_recv() {
             pending.push(sample);
         }
+        asks.tick().await;
         let asked: Vec<Sample> = pending.drain(..pending.len().min(ASKED)).collect();
         let held = held(target, &asked).await?;
         let now = Instant::now();

@@ -3,6 +3,7 @@
 //! Elasticsearch is loaded; watcher and writer carry it over JetStream into OpenSearch while documents change; then
 //! `syncline verify` compares both sides completely. Everything ends with this process, however that ends.
 
+pub(crate) mod postgres;
 mod report;
 
 use std::path::PathBuf;
@@ -22,7 +23,7 @@ use crate::program::Program;
 use crate::steps::Steps;
 use report::{Figures, Load};
 
-/// Flags of `cargo xtask demo`.
+/// Flags of `cargo xtask demo` and `cargo xtask demo-postgres`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Leaves everything running at the end, until Ctrl-C.
@@ -55,14 +56,7 @@ const FOLLOW: Duration = Duration::from_secs(10);
 
 /// Runs the task.
 pub(crate) async fn run(args: &Args) -> Result<()> {
-    let mut running = tokio::select! {
-        biased;
-        stopped = signals() => {
-            stopped?;
-            bail!("stopped before the end; everything has been shut down")
-        }
-        ended = demo(args) => ended?,
-    };
+    let mut running = until_stopped(demo(args)).await?;
     if args.keep {
         running.show();
         signals().await?;
@@ -70,6 +64,18 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
     running.carrier.stop().await?;
     ensure!(running.equal, "source and target differ");
     Ok(())
+}
+
+/// What a demo comes to, unless it is ended by a signal.
+async fn until_stopped<T>(demo: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        biased;
+        stopped = signals() => {
+            stopped?;
+            bail!("stopped before the end; everything has been shut down")
+        }
+        ended = demo => ended,
+    }
 }
 
 async fn signals() -> Result<()> {
@@ -143,7 +149,8 @@ async fn load(servers: &Servers, steps: &Steps) -> Result<Vec<Load>> {
         let (documents, bytes) = index.load(&source, |done| step.at(done)).await?;
         step.done(steps, &format!("{documents} documents"));
         loads.push(Load {
-            index,
+            name: index.name(),
+            shards: index.shards,
             documents,
             bytes,
         });
@@ -175,7 +182,8 @@ impl Running {
     /// Changes documents while everything is copied, then for some seconds more, and waits for the last of them.
     async fn follow(&mut self, loads: Vec<Load>, steps: &Steps) -> Result<Figures> {
         let before = self.servers.used()?;
-        let places = loads.iter().map(|load| (load.index, load.documents));
+        let places = INDICES.into_iter().zip(&loads);
+        let places = places.map(|(index, load)| (index, load.documents));
         let mut changer = Changer::new(self.servers.source.http(), places.collect());
         let total = loads.iter().map(|load| load.documents).sum();
         let copied = self.copy(&mut changer, total, steps).await?;

@@ -8,6 +8,7 @@ mod datasets;
 mod demo;
 mod indices;
 mod microvm;
+mod nycflights;
 mod process;
 mod program;
 mod servers;
@@ -37,6 +38,8 @@ enum Task {
     Datasets,
     /// Syncs real data between real clusters, over JetStream, and proves it equal.
     Demo(demo::Args),
+    /// Syncs relational data from a real PostgreSQL, over JetStream, proves it equal, and asks it by REST.
+    DemoPostgres(demo::Args),
     /// Measures against other tools, and what this one costs.
     Bench(bench::Args),
     /// Boots the gateway's microVM under QEMU.
@@ -54,6 +57,7 @@ async fn main() -> ExitCode {
         Task::Chaos(args) => chaos::run(&args),
         Task::Microvm(args) => microvm::run(&args).await,
         Task::Demo(args) => demo::run(&args).await,
+        Task::DemoPostgres(args) => demo::postgres::run(&args).await,
         Task::Bench(args) => bench::run(&args).await,
     };
     match result {

@@ -138,6 +138,15 @@ impl Process {
             .with_context(|| format!("{} did not end within {STOP_WITHIN:?}", self.name))?
     }
 
+    /// Kills it at once, as a power failure would.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.child
+            .kill()
+            .with_context(|| format!("{} is gone", self.name))?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// Looks at it; true when it has ended. A process that has ended keeps its times until it is waited for, and has no
     /// memory any more.
     fn look(&mut self) -> Result<bool> {

@@ -74,6 +74,20 @@ impl Program {
         self.service("es-watcher", &arguments).await
     }
 
+    /// Starts watching a PostgreSQL database into the stream `ES_CHANGES`; a later one goes on where it was.
+    pub(crate) async fn pg_watcher(
+        &self,
+        source: &str,
+        nats: &str,
+        more: &[&str],
+    ) -> Result<Service> {
+        let checkpoint = self.file("checkpoint").display().to_string();
+        let mut arguments = vec!["--source", source, "--nats-url", nats];
+        arguments.extend(["--checkpoint-path", &checkpoint]);
+        arguments.extend(more);
+        self.service("es-watcher", &arguments).await
+    }
+
     /// Starts writing what the stream has into `target`.
     pub(crate) async fn writer(&self, target: &str, nats: &str) -> Result<Service> {
         let arguments = ["--es-hosts", target, "--nats-url", nats];
@@ -88,16 +102,19 @@ impl Program {
         self.service("nats-gateway", &arguments).await
     }
 
-    /// Starts the query API over an index; returns where it answers, too.
-    #[cfg(feature = "bench")]
-    pub(crate) async fn query_api(&self, cluster: &str, index: &str) -> Result<(Service, String)> {
+    /// Starts the query API over some indices; returns where it answers, too.
+    pub(crate) async fn query_api(
+        &self,
+        cluster: &str,
+        indices: &str,
+    ) -> Result<(Service, String)> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let address = format!("127.0.0.1:{port}");
         let arguments = [
             "--es-hosts",
             cluster,
             "--indices",
-            index,
+            indices,
             "--listen",
             &address,
             "--anonymous",

@@ -38,8 +38,6 @@ pub struct LeaseOptions {
     pub holder: String,
     /// How long a silent holder keeps it.
     pub lease: Duration,
-    /// What of the stream a reader reads; noted for people.
-    pub filter_subjects: Vec<String>,
 }
 
 /// A lease that is held. Dropping it leaves the others waiting until it has run out;
@@ -47,16 +45,9 @@ pub struct LeaseOptions {
 #[derive(Debug)]
 pub struct Lease {
     token: u64,
-    found: Option<Found>,
+    found: Option<Mark>,
     shared: Arc<Shared>,
     keeper: Option<AbortOnDropHandle<Result<(), Error>>>,
-}
-
-/// What the record said before it was taken.
-#[derive(Debug, Clone)]
-pub(crate) struct Found {
-    pub(crate) mark: Mark,
-    pub(crate) filter_subjects: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -183,7 +174,7 @@ impl Lease {
     }
 
     /// What the record said before we took it; `None` when there was none.
-    pub(crate) fn found(&self) -> Option<&Found> {
+    pub(crate) fn found(&self) -> Option<&Mark> {
         self.found.as_ref()
     }
 
@@ -193,7 +184,7 @@ impl Lease {
 
     /// What the publisher before us called the store in which it remembers what it has published.
     pub fn store_before(&self) -> Option<&str> {
-        self.found.as_ref()?.mark.store.as_deref()
+        self.found.as_ref()?.store.as_deref()
     }
 
     /// Says what our store is called. Returns once that is written, so that nothing is published
@@ -254,7 +245,7 @@ struct Keeper {
     /// The record read last.
     read: Option<Record>,
     /// What the record said that we have replaced.
-    found: Option<Found>,
+    found: Option<Mark>,
     shared: Arc<Shared>,
     /// When the last write began.
     wrote: Instant,
@@ -392,10 +383,7 @@ impl Keeper {
     fn prepare_to_take(&mut self) {
         let last = self.read.as_ref();
         self.token = last.map_or(0, |record| record.token + 1).max(now_ms());
-        self.found = last.map(|record| Found {
-            mark: record.mark.clone(),
-            filter_subjects: record.filter_subjects.clone(),
-        });
+        self.found = last.map(|record| record.mark.clone());
         *self.shared.mark() = last.map_or_else(
             || Mark {
                 floor: self.stream.first_sequence.saturating_sub(1),
@@ -416,7 +404,6 @@ impl Keeper {
             name: self.options.role.name().to_owned(),
             stream: self.stream.name.clone(),
             mark: self.shared.mark().clone(),
-            filter_subjects: self.options.filter_subjects.clone(),
             updated: now_ms(),
         };
         let event = self.place.write(revision, &record).await?;

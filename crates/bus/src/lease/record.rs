@@ -80,6 +80,9 @@ pub(crate) struct Mark {
     /// What a reader that passes on what it reads has come to in its output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) passed: Option<Passed>,
+    /// Which subjects a reader wants; all when empty.
+    #[serde(default)]
+    pub(crate) filter_subjects: Vec<String>,
 }
 
 impl Mark {
@@ -101,8 +104,6 @@ pub(crate) struct Record {
     pub(crate) stream: String,
     #[serde(flatten)]
     pub(crate) mark: Mark,
-    #[serde(default)]
-    pub(crate) filter_subjects: Vec<String>,
     /// When it was written, in milliseconds since 1970 by the holder's clock: for people only.
     pub(crate) updated: u64,
 }

@@ -83,7 +83,7 @@ fn status(record: Record, stream: &StreamInfo) -> ReaderStatus {
         holder: record.holder,
         held: record.held,
         silent_for: Duration::from_millis(now_ms().saturating_sub(record.updated)),
-        filter_subjects: record.filter_subjects,
+        filter_subjects: record.mark.filter_subjects,
     }
 }
 

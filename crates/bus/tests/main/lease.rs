@@ -14,7 +14,6 @@ async fn acquire(log: &Log, name: &str) -> Lease {
         role: Role::Publisher(name.to_owned()),
         holder: "watcher@test".to_owned(),
         lease: Duration::from_secs(60),
-        filter_subjects: Vec::new(),
     };
     let (stream, shutdown) = (log.info().await, CancellationToken::new());
     let acquired = Lease::acquire(&log.bus, &stream, options, &shutdown);

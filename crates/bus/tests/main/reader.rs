@@ -320,3 +320,45 @@ async fn an_index_definition_travels_too() {
         format!("{:?}", sent.content)
     );
 }
+
+/// The server filters; another filter counts for everything behind the newest message delivered, also for what the old
+/// one has left out and for what was on its way already.
+#[tokio::test]
+async fn other_subjects_are_wanted_between_two_messages_without_a_gap() {
+    let log = Log::shared().await;
+    let mut sink = log.sink();
+    for number in 0..30 {
+        let index = if number % 3 == 0 { "a" } else { "b" };
+        publish(&mut sink, &batch(index, number, 1, 10)).await;
+    }
+    let only = |index: &str| format!("es.{}.{index}.>", log.tenant);
+    let options = ReaderOptions {
+        filter_subjects: vec![only("a")],
+        ..log.reader_options("r")
+    };
+    let mut reader = open(&log.bus, options).await;
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        seen.push(next_batch(&mut reader).await.0);
+    }
+    assert_eq!(seen, [1, 4, 7]);
+    assert_eq!(reader.left_out(), 4);
+    reader.want(&[only("a"), only("b")]);
+    for sequence in 8..=12 {
+        assert_eq!(next_batch(&mut reader).await.0, sequence);
+    }
+    assert_eq!(reader.left_out(), 4);
+    reader.want(&[only("a")]);
+    assert_eq!(next_batch(&mut reader).await.0, 13);
+    reader.want(&[]);
+    for sequence in 14..=30 {
+        assert_eq!(next_batch(&mut reader).await.0, sequence);
+    }
+    // What it wants is written down for people.
+    wait_until("the record says so", WITHIN, async || {
+        let readers = readers(&log.bus, &log.info().await).await.unwrap();
+        readers[0].filter_subjects.is_empty()
+    })
+    .await
+    .unwrap();
+}

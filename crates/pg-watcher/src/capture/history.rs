@@ -25,6 +25,30 @@ impl Identity {
         })
     }
 
+    /// Asks on a session for queries, for what is compared with it: a stand-by has no end of its own, and
+    /// its timeline is not told.
+    pub(crate) async fn of_session(session: &mut Connection) -> Result<Identity, SourceError> {
+        let rows = session
+            .query(
+                "SELECT system_identifier, CASE WHEN pg_is_in_recovery() THEN NULL \
+                 ELSE pg_walfile_name(pg_current_wal_lsn()) END FROM pg_control_system()",
+            )
+            .await?;
+        let text = |column| rows.first().map(|row| row.text(column)).unwrap_or_default();
+        // The name of a file of the log begins with its timeline.
+        let timeline = text(1).get(..8).unwrap_or_default();
+        Ok(Identity {
+            system: text(0).to_owned(),
+            timeline: u32::from_str_radix(timeline, 16).unwrap_or(0),
+            end: Lsn::default(),
+        })
+    }
+
+    /// What a table of a database is called as the source of an index.
+    pub(crate) fn source(&self, database: &str, table: &str) -> String {
+        format!("postgres/{}/{database}/{table}", self.system)
+    }
+
     /// What names the history that positions belong to.
     pub(crate) fn history(&self) -> String {
         format!("{}/{}", self.system, self.timeline)
@@ -101,6 +125,10 @@ pub(crate) async fn settle(
     identity: &Identity,
 ) -> Result<(), SourceError> {
     let known = capture.memory.get(&capture.database);
+    // Kept when it was so before: not every table's copy may have begun since.
+    let begins_again = known
+        .as_ref()
+        .is_some_and(|known| known.begins_again || has_gone_back(known, identity));
     let known = known.filter(|known| {
         let goes = known.owner == *capture.memory.owner() && known.slot == capture.slot;
         if !goes {
@@ -159,9 +187,17 @@ pub(crate) async fn settle(
             timeline: identity.timeline,
             slot: capture.slot.clone(),
             confirmed,
+            begins_again,
             tables: Default::default(),
         },
     )
+}
+
+/// Whether positions of the server may come a second time, for other changes than before. Pure.
+fn has_gone_back(known: &DatabaseState, identity: &Identity) -> bool {
+    known.system != identity.system
+        || known.timeline != identity.timeline
+        || identity.end < known.confirmed
 }
 
 /// Why the stream does not continue what is remembered. Pure.
@@ -207,6 +243,7 @@ mod tests {
             timeline: 1,
             slot: "s".to_owned(),
             confirmed: Lsn(100),
+            begins_again: false,
             tables: Default::default(),
         };
         let server = Identity {
@@ -224,6 +261,7 @@ mod tests {
             why_again(&known, server, slot.as_ref()).is_some()
         };
         assert!(!again(&server, slot(100, false)));
+        assert!(!has_gone_back(&known, &server));
         assert!(!again(&server, slot(50, false)), "a crash sets it back");
         assert!(again(&server, slot(101, false)));
         assert!(again(&server, slot(100, true)));
@@ -243,6 +281,7 @@ mod tests {
             },
         ] {
             assert!(again(&other, slot(50, false)));
+            assert!(has_gone_back(&known, &other));
         }
     }
 }

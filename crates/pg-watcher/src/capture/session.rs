@@ -35,7 +35,6 @@ use crate::{
     plan::{self, Task},
     publication::{self, Published},
     reread,
-    source::SlotLife,
     state::TableState,
     stream::{Gathered, Sent, Transaction},
 };
@@ -404,6 +403,7 @@ impl Session<'_> {
                 timeline: self.identity.timeline,
                 slot: self.capture.slot.clone(),
                 confirmed: Lsn::default(),
+                begins_again: false,
                 tables: Default::default(),
             },
         )

@@ -186,8 +186,7 @@ fn comparison(test: &Test, field: &Field) -> Result<Value, Problem> {
 
 fn read(test: &Test, field: &Field, text: &str) -> Result<Value, Problem> {
     let refuse = |detail| Err(Problem::of(ProblemKind::BadValue, &test.parameter, detail));
-    let is_whole = matches!(test.operator, Operator::Eq | Operator::Neq | Operator::In);
-    if let Some(most) = field.ignore_above.filter(|_| is_whole)
+    if let Some(most) = field.ignore_above.filter(|_| test.operator.is_whole())
         && text.chars().count() > most
     {
         return refuse(format!(

@@ -18,7 +18,7 @@ use crate::{
     answer::Found,
     limits::most,
     problem::{Kind, Problem},
-    query::{Query, body},
+    query::body,
 };
 
 #[derive(Deserialize)]
@@ -113,8 +113,7 @@ async fn one(
         return Err(Problem::of(Kind::BadParameter, "index", "it is not given"));
     };
     let target = Target::of(api, &asked.key, &index)?;
-    let body = serde_json::from_value(Value::Object(members)).map_err(body::refused)?;
-    let query: Query = body::query(body)?;
+    let query = body::of(members)?;
     if query.is_snapshot || query.cursor.is_some() {
         let detail = "lists are read page by page with search";
         return Err(Problem::of(Kind::BadParameter, "cursor", detail));

@@ -244,7 +244,11 @@ pub(super) async fn suggest(State(api): Shared, request: Request) -> Result<Resp
 fn suggestion(pairs: &[(String, String)]) -> Result<Suggest, Problem> {
     let (mut field, mut prefix, mut limit) = (None, None, 10);
     let mut filter = Vec::new();
-    for (name, value) in pairs {
+    for (number, (name, value)) in pairs.iter().enumerate() {
+        let is_ours = ["field", "prefix", "limit"].contains(&name.as_str());
+        if is_ours && pairs[..number].iter().any(|(other, _)| other == name) {
+            return Err(Problem::of(Kind::BadParameter, name, "it is given twice"));
+        }
         match name.as_str() {
             "field" => field = Some(value.clone()),
             "prefix" => prefix = Some(value.clone()),
@@ -267,7 +271,7 @@ fn suggestion(pairs: &[(String, String)]) -> Result<Suggest, Problem> {
     let missing = |name: &str| Problem::of(Kind::BadParameter, name, "it is not given");
     let field = field.ok_or_else(|| missing("field"))?;
     let prefix = prefix
-        .filter(|prefix| !prefix.trim().is_empty())
+        .filter(|prefix| !prefix.is_empty())
         .ok_or_else(|| missing("prefix"))?;
     Ok(Suggest {
         field,

@@ -52,90 +52,130 @@ pub(super) fn about(field: &Field) -> String {
 
 /// A condition on a field as it stands in a URL.
 pub(super) fn condition(field: &Field) -> Value {
-    let named = |wanted: &dyn Fn(Operator) -> bool| {
-        let names = field
-            .operators()
-            .into_iter()
-            .filter(|operator| wanted(*operator));
-        names.map(Operator::name).collect::<Vec<_>>().join("|")
-    };
-    let value = pattern(field.kind);
-    let plain = named(&|operator| !matches!(operator, Operator::In | Operator::Is));
-    let is = if field.kind == Kind::Boolean {
-        "null|not_null|true|false"
-    } else {
-        "null|not_null"
-    };
-    let mut forms = vec![format!("is\\.({is})")];
-    if !plain.is_empty() {
-        forms.push(format!("({plain})\\.{value}"));
-    }
-    if field.operators().contains(&Operator::In) {
-        forms.push(format!("in\\.\\({value}(,{value}){{0,5}}\\)"));
+    let mut forms = Vec::new();
+    for operator in field.operators() {
+        let name = operator.name();
+        let value = pattern(field, operator);
+        forms.push(match operator {
+            Operator::Is if field.kind == Kind::Boolean => "is\\.(null|not_null|true|false)".into(),
+            Operator::Is => "is\\.(null|not_null)".into(),
+            Operator::In if is_text(field) => "in\\.\\([\\s\\S]*\\)".into(),
+            Operator::In => format!("in\\.\\(({value}(,{value}){{0,99}})?\\)"),
+            _ => format!("{name}\\.{value}"),
+        });
     }
     json!({ "type": "string", "pattern": format!("^(not\\.)?({})$", forms.join("|")) })
 }
 
-/// What a value looks like, and no value that does not: narrower than what is taken.
-fn pattern(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Integer(8) => "-?[0-9]{1,2}",
-        Kind::Integer(16) => "-?[0-9]{1,4}",
-        Kind::Integer(32) => "-?[0-9]{1,9}",
-        Kind::Integer(_) => "-?[0-9]{1,18}",
-        Kind::Unsigned => "[0-9]{1,18}",
-        Kind::Float => "-?[0-9]{1,12}(\\.[0-9]{1,6})?",
-        Kind::Boolean => "(true|false)",
+fn is_text(field: &Field) -> bool {
+    matches!(field.kind, Kind::Text | Kind::Keyword)
+}
+
+/// What a value looks like as text. A number may be beyond what its type holds.
+fn pattern(field: &Field, operator: Operator) -> String {
+    match field.kind {
+        Kind::Integer(8) => "-?[0-9]{1,3}".into(),
+        Kind::Integer(16) => "-?[0-9]{1,5}".into(),
+        Kind::Integer(32) => "-?[0-9]{1,10}".into(),
+        Kind::Integer(_) => "-?[0-9]{1,19}".into(),
+        Kind::Unsigned => "[0-9]{1,20}".into(),
+        Kind::Float => "-?[0-9]{1,309}(\\.[0-9]+)?([eE][+-]?[0-9]{1,3})?".into(),
+        Kind::Boolean => "(true|false)".into(),
         Kind::Date | Kind::DateNanos => {
-            "20[0-9]{2}-0[1-9]-[12][0-8](T[01][0-9]:[0-5][0-9]:[0-5][0-9]Z)?"
+            let day = "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])";
+            let time = "([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\\.[0-9]{1,9})?)?";
+            format!("{day}([T ]{time}(Z|[+-](0[0-9]|1[0-4]):[0-5][0-9])?)?")
         }
-        Kind::Ip => "10\\.[0-9]\\.[0-9]\\.[0-9]",
-        Kind::Text | Kind::Keyword | Kind::Other => "[A-Za-z0-9 _-]{1,40}",
+        Kind::Ip => {
+            let part = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
+            format!("({part}(\\.{part}){{3}}|[0-9a-fA-F]{{0,4}}:[0-9a-fA-F:.]+)")
+        }
+        Kind::Text | Kind::Keyword | Kind::Other => match longest(field, operator) {
+            Some(most) => format!("[\\s\\S]{{0,{most}}}"),
+            None => "[\\s\\S]*".into(),
+        },
     }
 }
 
-/// A filter in a body: members that all hold.
-pub(super) fn filter(schema: ScopedSchema<'_>, name: &str) -> Value {
-    let mut members = Map::new();
-    for (field_name, field) in schema
-        .fields()
-        .filter(|(_, field)| !field.operators().is_empty())
-    {
-        let value = match field.kind {
-            Kind::Integer(bits) => {
-                let most = i64::MAX >> (64 - bits.min(53));
-                json!({ "type": "integer", "minimum": -most, "maximum": most })
-            }
-            Kind::Unsigned => {
-                json!({ "type": "integer", "minimum": 0, "maximum": 9_007_199_254_740_991_u64 })
-            }
-            Kind::Float => json!({ "type": "number" }),
-            Kind::Boolean => json!({ "type": "boolean" }),
-            kind => json!({ "type": "string", "pattern": format!("^{}$", pattern(kind)) }),
-        };
-        let mut operators = Map::new();
-        for operator in field.operators() {
-            let taken = match operator {
-                Operator::In => json!({ "type": "array", "items": value, "maxItems": 20 }),
-                Operator::Is if field.kind == Kind::Boolean => {
-                    json!({ "enum": [null, "null", "not_null", true, false] })
-                }
-                Operator::Is => json!({ "enum": [null, "null", "not_null"] }),
-                _ => value.clone(),
-            };
-            operators.insert(operator.name().to_owned(), taken);
+/// How long a value may be that is compared as a whole.
+fn longest(field: &Field, operator: Operator) -> Option<usize> {
+    field.ignore_above.filter(|_| operator.is_whole())
+}
+
+/// A value in a body. Numbers may be written as text, so that those beyond 2^53 reach us with all digits.
+fn operand(field: &Field, operator: Operator) -> Value {
+    let pattern = format!("^({})$", pattern(field, operator));
+    match field.kind {
+        Kind::Integer(bits) => {
+            let most = i64::MAX >> (64 - bits);
+            json!({ "type": ["integer", "string"], "minimum": -most - 1, "maximum": most, "pattern": pattern })
         }
-        members.insert(
-            field_name.to_owned(),
-            json!({
-                "type": "object",
-                "additionalProperties": false,
-                "minProperties": 1,
-                "properties": operators,
-            }),
-        );
+        Kind::Unsigned => {
+            json!({ "type": ["integer", "string"], "minimum": 0, "maximum": u64::MAX, "pattern": pattern })
+        }
+        Kind::Float => json!({ "type": ["number", "string"], "pattern": pattern }),
+        Kind::Boolean => json!({ "type": ["boolean", "string"], "pattern": pattern }),
+        Kind::Date | Kind::DateNanos | Kind::Ip => {
+            json!({ "type": ["string"], "pattern": pattern })
+        }
+        Kind::Text | Kind::Keyword | Kind::Other => {
+            let mut value = json!({ "type": ["string", "number", "boolean"] });
+            if let Some(most) = longest(field, operator) {
+                value["maxLength"] = most.into();
+            }
+            value
+        }
     }
-    let group = json!({ "type": "array", "items": reference(name), "maxItems": 5 });
+}
+
+/// What is asked of a field in a body: operators, or a value, a list of values or null alone. One schema of
+/// several types, each with its own keywords, because tools understand that better than alternatives.
+fn question(field: &Field, most: usize) -> Value {
+    let operators = field.operators();
+    let items = operand(field, Operator::In);
+    let mut members = Map::new();
+    for operator in &operators {
+        let taken = match operator {
+            Operator::In => json!({ "type": "array", "items": items, "maxItems": most }),
+            Operator::Is if field.kind == Kind::Boolean => {
+                json!({ "enum": [null, "null", "not_null", true, false, "true", "false"] })
+            }
+            Operator::Is => json!({ "enum": [null, "null", "not_null"] }),
+            operator => operand(field, *operator),
+        };
+        members.insert(operator.name().to_owned(), taken);
+    }
+    let mut types = vec![json!("object"), json!("null")];
+    let mut question = json!({
+        "additionalProperties": false,
+        "minProperties": 1,
+        "properties": members,
+    });
+    if operators.contains(&Operator::Eq)
+        && let Value::Object(alone) = operand(field, Operator::Eq)
+    {
+        types.push("array".into());
+        question["items"] = items;
+        question["maxItems"] = most.into();
+        for (keyword, value) in alone {
+            match value {
+                Value::Array(more) if keyword == "type" => types.extend(more),
+                value => question[keyword] = value,
+            }
+        }
+    }
+    question["type"] = types.into();
+    question
+}
+
+/// A filter in a body: members that all hold.
+pub(super) fn filter(schema: ScopedSchema<'_>, name: &str, most: usize) -> Value {
+    let fields = schema.fields();
+    let asked = fields.filter(|(_, field)| !field.operators().is_empty());
+    let mut members: Map<String, Value> = asked
+        .map(|(name, field)| (name.to_owned(), question(field, most)))
+        .collect();
+    let group = json!({ "type": "array", "items": reference(name), "maxItems": most });
     members.insert("and".to_owned(), group.clone());
     members.insert("or".to_owned(), group);
     members.insert("not".to_owned(), reference(name));

@@ -3,6 +3,7 @@
 //! It has a path for each index that the key sees, so that generated clients have a type for its documents
 //! and the filters of its fields, with the operators each has.
 
+mod asking;
 mod fields;
 
 use serde_json::{Map, Value, json};
@@ -10,7 +11,6 @@ use serde_json::{Map, Value, json};
 use crate::{
     limits::Limits,
     problem::Kind as ProblemKind,
-    query::{Count, Mode},
     schema::{Operator, ScopedSchema},
 };
 
@@ -81,7 +81,7 @@ impl<'a> Index<'a> {
         components.insert(format!("{name}_document"), fields::document(self.schema));
         components.insert(
             format!("{name}_filter"),
-            fields::filter(self.schema, &format!("{name}_filter")),
+            fields::filter(self.schema, &format!("{name}_filter"), self.limits.clauses),
         );
         components.insert(
             format!("{name}_hit"),
@@ -170,15 +170,9 @@ impl<'a> Index<'a> {
                 "properties": { "id": { "type": "string" }, "document": reference(&format!("{name}_document")) },
             }),
         );
-        let id = json!({
-            "name": "id", "in": "path", "required": true,
-            "schema": { "type": "string", "minLength": 1, "maxLength": 512 },
-        });
-        let mut parameters = vec![id];
-        parameters.extend(self.list("fields", "Fields of the answer", self.names(|_| true)));
         paths.insert(
             format!("{path}/{{id}}"),
-            json!({ "get": with_parameters(document, parameters) }),
+            json!({ "get": with_parameters(document, self.document_parameters()) }),
         );
     }
 
@@ -188,189 +182,6 @@ impl<'a> Index<'a> {
             .filter(|(_, field)| wanted(field))
             .map(|(name, _)| name)
             .collect()
-    }
-
-    /// A list of names in one parameter; none if there is nothing to name.
-    fn list(&self, name: &str, about: &str, names: Vec<&str>) -> Option<Value> {
-        let about = format!("{about}, separated by commas: {}", names.join(", "));
-        let item: Vec<String> = names.iter().map(|name| fields::literal(name)).collect();
-        let item = item.join("|");
-        (!names.is_empty()).then(|| {
-            parameter(
-                name,
-                &about,
-                json!({ "type": "string", "pattern": format!("^({item})(,({item})){{0,7}}$") }),
-            )
-        })
-    }
-
-    fn parameters(&self, is_search: bool) -> Vec<Value> {
-        let searchable = self.names(crate::schema::Field::is_searchable);
-        let mut all = Vec::new();
-        if !searchable.is_empty() {
-            all.push(parameter(
-                "q",
-                "Words to look for",
-                json!({ "type": "string", "maxLength": 1000 }),
-            ));
-            all.extend(self.list(
-                "query_by",
-                "Where to look for q; field^3 gives weight",
-                searchable.clone(),
-            ));
-            all.push(parameter(
-                "match",
-                "How the words of q are matched",
-                words(&Mode::ALL),
-            ));
-        }
-        if is_search {
-            all.extend(self.list(
-                "facet_by",
-                "Fields whose values are counted; field(20) for so many",
-                self.names(crate::schema::Field::is_countable),
-            ));
-            let sortable = self.names(crate::schema::Field::is_sortable);
-            let item: Vec<String> = sortable.iter().map(|name| fields::literal(name)).collect();
-            let item = format!(
-                "({})(\\.(asc|desc))?(\\.(nullsfirst|nullslast))?",
-                item.join("|")
-            );
-            if !sortable.is_empty() {
-                let about = format!(
-                    "Criteria separated by commas, each a field, maybe with .desc and .nullslast: {}",
-                    sortable.join(", ")
-                );
-                all.push(parameter(
-                    "sort",
-                    &about,
-                    json!({ "type": "string", "pattern": format!("^{item}(,{item}){{0,3}}$") }),
-                ));
-            }
-            all.extend(self.list("fields", "Fields of the answer", self.names(|_| true)));
-            all.extend(self.list(
-                "highlight",
-                "Fields in which the words of q are marked",
-                searchable,
-            ));
-            all.push(parameter("limit", "Documents in the answer", self.limit()));
-            all.push(parameter(
-                "cursor",
-                "The next page's, from the last answer",
-                json!({ "type": "string" }),
-            ));
-            all.push(parameter(
-                "count",
-                "How exactly matches are counted",
-                words(&Count::ALL),
-            ));
-            all.push(parameter(
-                "snapshot",
-                "Whether the pages show the index as it is now",
-                json!({ "type": "boolean" }),
-            ));
-        }
-        all.push(parameter(
-            "min_lsn",
-            "Wait until the index has what PostgreSQL had written there",
-            json!({ "type": "string" }),
-        ));
-        all.push(parameter(
-            "min_position",
-            "The same for a source that is a search cluster",
-            json!({ "type": "string" }),
-        ));
-        for (name, field) in self.schema.fields() {
-            if crate::query::url::PARAMETERS.contains(&name) || field.operators().is_empty() {
-                continue;
-            }
-            all.push(parameter(
-                name,
-                &fields::about(field),
-                fields::condition(field),
-            ));
-        }
-        for (name, about) in [
-            ("and", "All of these conditions: (a.eq.1,b.gt.2)"),
-            (
-                "or",
-                "One of these conditions: (a.eq.1,not.and(b.gt.2,c.is.null))",
-            ),
-        ] {
-            all.push(parameter(name, about, json!({ "type": "string" })));
-        }
-        all
-    }
-
-    fn limit(&self) -> Value {
-        json!({ "type": "integer", "minimum": 0, "maximum": self.limits.documents, "default": self.limits.default_documents })
-    }
-
-    fn suggest_parameters(&self) -> Vec<Value> {
-        let names = self.names(|field| field.is_searchable() && field.is_countable());
-        let mut field = parameter(
-            "field",
-            "The field whose values are wanted",
-            json!({ "type": "string", "enum": names }),
-        );
-        let mut prefix = parameter(
-            "prefix",
-            "What has been typed",
-            json!({ "type": "string", "pattern": "^\\S", "minLength": 1, "maxLength": 100 }),
-        );
-        field["required"] = true.into();
-        prefix["required"] = true.into();
-        let limit = json!({ "type": "integer", "minimum": 1, "maximum": self.limits.facet_values, "default": 10 });
-        vec![
-            field,
-            prefix,
-            parameter("limit", "Values in the answer", limit),
-        ]
-    }
-
-    fn body(&self, is_search: bool) -> Value {
-        let names = |wanted: &dyn Fn(&crate::schema::Field) -> bool| self.names(wanted);
-        let list = |names: Vec<&str>, suffix: &str, most: usize| {
-            let names: Vec<String> = names.iter().map(|name| fields::literal(name)).collect();
-            let item =
-                json!({ "type": "string", "pattern": format!("^({}){suffix}$", names.join("|")) });
-            json!({ "type": "array", "items": item, "maxItems": most })
-        };
-        let mut members = json!({
-            "q": { "type": "string", "maxLength": 1000 },
-            "query_by": list(names(&|f| f.is_searchable()), "(\\^[1-9])?", 100),
-            "match": words(&Mode::ALL),
-            "filter": reference(&format!("{}_filter", self.name)),
-            "min_lsn": { "type": "string" },
-            "min_position": { "type": "string" },
-        });
-        if is_search {
-            members["facet_by"] = list(
-                names(&|f| f.is_countable()),
-                "(\\([1-9]\\))?",
-                self.limits.facets,
-            );
-            members["sort"] = list(
-                names(&|f| f.is_sortable()),
-                "(\\.(asc|desc))?(\\.(nullsfirst|nullslast))?",
-                8,
-            );
-            members["fields"] = list(names(&|_| true), "", 100);
-            members["highlight"] = list(names(&|f| f.is_searchable()), "", 8);
-            members["limit"] = self.limit();
-            members["cursor"] = json!({ "type": "string" });
-            members["count"] = words(&Count::ALL);
-            members["snapshot"] = json!({ "type": "boolean" });
-        }
-        if self.limits.has_raw {
-            members["raw"] = json!({ "type": "object" });
-        }
-        json!({
-            "type": "object",
-            "additionalProperties": false,
-            "properties": members,
-            "dependentRequired": { "query_by": ["q"], "match": ["q"], "highlight": ["q"] },
-        })
     }
 }
 
@@ -479,15 +290,6 @@ fn with_body(mut operation: Value, schema: Value) -> Value {
     operation
 }
 
-fn parameter(name: &str, about: &str, schema: Value) -> Value {
-    json!({ "name": name, "in": "query", "description": about, "schema": schema })
-}
-
 fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{name}") })
-}
-
-fn words<T>(choices: &[(&'static str, T)]) -> Value {
-    let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-    json!({ "type": "string", "enum": words })
 }

@@ -17,7 +17,7 @@ use crate::{
 /// What a body may have.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Body {
+struct Body {
     q: Option<String>,
     query_by: Option<Vec<String>>,
     #[serde(rename = "match")]
@@ -41,7 +41,16 @@ pub(crate) struct Body {
 /// # Errors
 /// What is no JSON, has a member that does not exist, or one that cannot be used.
 pub(crate) fn read(bytes: &[u8]) -> Result<Query, Problem> {
-    query(object(bytes)?)
+    of(object(bytes)?)
+}
+
+/// The search that an object's members are. A `null` is no way to leave a member out: whoever sends one may
+/// have meant a value.
+pub(crate) fn of(members: Map<String, Value>) -> Result<Query, Problem> {
+    if let Some((name, _)) = members.iter().find(|(_, value)| value.is_null()) {
+        return Err(Problem::of(Kind::BadParameter, name, "it is null"));
+    }
+    query(serde_json::from_value(Value::Object(members)).map_err(refused)?)
 }
 
 /// A body that is an object; a list would be taken for its members in their order.
@@ -50,11 +59,11 @@ pub(crate) fn object<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, 
     serde_json::from_value(Value::Object(members)).map_err(refused)
 }
 
-pub(crate) fn refused(error: serde_json::Error) -> Problem {
+fn refused(error: serde_json::Error) -> Problem {
     Problem::new(Kind::BadBody, error.to_string())
 }
 
-pub(crate) fn query(body: Body) -> Result<Query, Problem> {
+fn query(body: Body) -> Result<Query, Problem> {
     let each = |name: &str, texts: &[String]| {
         texts
             .iter()
@@ -244,6 +253,8 @@ mod tests {
             json!({ "filter": { "a": { "above": 1 } } }),
             json!({ "filter": { "a": { "in": 1 } } }),
             json!({ "limit": -1 }),
+            json!({ "q": null }),
+            json!({ "filter": null }),
             json!({ "min_lsn": "0/1", "min_position": "x" }),
         ] {
             assert!(read(body.to_string().as_bytes()).is_err(), "{body}");

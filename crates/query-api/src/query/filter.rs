@@ -48,15 +48,17 @@ impl Filter {
         }
     }
 
-    /// How deep it goes and how many tests it has.
+    /// How deep it goes and how many tests it has; a group is at least one.
     pub(crate) fn cost(&self) -> (usize, usize) {
         match self {
             Filter::Test(test) => (1, test.values.len().max(1)),
             Filter::Not(inner) => inner.cost(),
-            Filter::All(inner) | Filter::Any(inner) => inner
-                .iter()
-                .map(Filter::cost)
-                .fold((1, 0), |sum, cost| (sum.0.max(cost.0 + 1), sum.1 + cost.1)),
+            Filter::All(inner) | Filter::Any(inner) => {
+                let costs = inner.iter().map(Filter::cost);
+                let (depth, tests) =
+                    costs.fold((1, 0), |sum, cost| (sum.0.max(cost.0 + 1), sum.1 + cost.1));
+                (depth, tests.max(1))
+            }
         }
     }
 }

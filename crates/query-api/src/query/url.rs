@@ -88,10 +88,9 @@ fn each<T>(
     value: &str,
     read: impl Fn(&str, &str) -> Result<T, Problem>,
 ) -> Result<Vec<T>, Problem> {
-    let parts = value
-        .split(',')
-        .map(str::trim)
-        .filter(|part| !part.is_empty());
+    // Nothing is a list of nothing.
+    let parts = (!value.is_empty()).then(|| value.split(','));
+    let parts = parts.into_iter().flatten();
     parts.map(|part| read(name, part)).collect()
 }
 
@@ -162,6 +161,7 @@ mod tests {
             (&[("query_by", "a^x"), ("q", "a")], "query_by"),
             (&[("facet_by", "a(x)")], "facet_by"),
             (&[("sort", ".desc")], "sort"),
+            (&[("sort", "a,,b")], "sort"),
         ] {
             let problem = read_pairs(pairs).unwrap_err();
             assert_eq!(problem.parameter.as_deref(), Some(parameter));

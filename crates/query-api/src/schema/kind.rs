@@ -54,6 +54,11 @@ impl Operator {
         }
     }
 
+    /// Whether it compares whole values, and not only their order or a part of them.
+    pub(crate) const fn is_whole(self) -> bool {
+        matches!(self, Operator::Eq | Operator::Neq | Operator::In)
+    }
+
     /// The operator of that name.
     pub(crate) fn named(name: &str) -> Option<Operator> {
         Operator::ALL

@@ -24,6 +24,8 @@ pub(crate) struct Schema {
     pub(crate) fields: BTreeMap<String, Field>,
     /// The epoch of the newest history of the source, if it has such a thing.
     pub(crate) epoch: Option<u8>,
+    /// Whether its fields are columns of PostgreSQL.
+    pub(crate) is_from_postgres: bool,
     /// Changes with the index behind the name and with its mapping.
     pub(crate) fingerprint: u64,
 }
@@ -100,6 +102,7 @@ impl Schema {
             index: index.to_owned(),
             fields,
             epoch: newest_epoch(mappings),
+            is_from_postgres: columns.is_object(),
             fingerprint: xxh3_64(identity.as_bytes()),
         }
     }

@@ -27,6 +27,15 @@ async fn tools() -> Result<std::path::PathBuf> {
     tokio::task::spawn_blocking(testkit::python_tools).await?
 }
 
+/// Every change is tested with the same requests, so that it fails for what it has changed itself. Others are
+/// for a run by hand: `SCHEMATHESIS_SEED=random`, or a number, and `SCHEMATHESIS_EXAMPLES=100`; other options of
+/// the program (`--phases fuzzing`) in `SCHEMATHESIS_ARGS`.
+const SEED: &str = "20261121";
+
+/// A request that is too long is refused as well as one that is wrong.
+const SETTINGS: &str = "[checks.negative_data_rejection]\n\
+    expected-statuses = [400, 401, 403, 404, 405, 406, 409, 413, 414, 415, 422, 428, 429, \"5xx\"]\n";
+
 #[tokio::test]
 async fn schemathesis_finds_nothing() -> Result<()> {
     let tools = tools().await?;
@@ -40,20 +49,49 @@ async fn schemathesis_finds_nothing() -> Result<()> {
     )
     .await?;
     let folder = tempfile::tempdir()?;
-    let examples = std::env::var("SCHEMATHESIS_EXAMPLES").unwrap_or_else(|_| "15".to_owned());
-    let said = run(Command::new(tools.join("schemathesis"))
+    std::fs::write(folder.path().join("schemathesis.toml"), SETTINGS)?;
+    let setting = |name: &str, default: &str| std::env::var(name).unwrap_or(default.to_owned());
+    let seed = match setting("SCHEMATHESIS_SEED", SEED).as_str() {
+        "random" => fastrand::u32(..).to_string(),
+        seed => seed.to_owned(),
+    };
+    println!("SCHEMATHESIS_SEED={seed}");
+    let output = Command::new(tools.join("schemathesis"))
         .current_dir(folder.path())
         .args(["run", "--no-color", "--checks", "all"])
         // What a description cannot say: that `q` has to be given for `match`, that a cursor has to be
         // one that was given out. That is refused with 400.
         .args(["--exclude-checks", "positive_data_acceptance"])
-        .args(["--max-examples", &examples])
+        .args(["--max-examples", &setting("SCHEMATHESIS_EXAMPLES", "15")])
+        .args(["--seed", &seed])
+        .args(setting("SCHEMATHESIS_ARGS", "").split_whitespace())
         .arg("-H")
         .arg(format!("X-API-Key: {key}"))
-        .arg(format!("http://{}/openapi.json", api.address)))
-    .await?;
+        .arg(format!("http://{}/openapi.json", api.address))
+        .output()
+        .await?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success(),
+        "SCHEMATHESIS_SEED={seed}\n{}\n{}",
+        failures_first(&said),
+        String::from_utf8_lossy(&output.stderr)
+    );
     println!("{said}");
     Ok(())
+}
+
+/// What was found before how it went on, which is long: a log that is cut at its end still says what failed.
+fn failures_first(said: &str) -> String {
+    let titles = ["= FAILURES =", "= ERRORS ="];
+    let line_of = |title: &str| {
+        said.find(title)
+            .map(|at| said[..at].rfind('\n').unwrap_or(0))
+    };
+    match titles.iter().filter_map(|title| line_of(title)).min() {
+        Some(start) => format!("{}\n{}", &said[start..], &said[..start]),
+        None => said.to_owned(),
+    }
 }
 
 #[tokio::test]

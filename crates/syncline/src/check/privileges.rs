@@ -56,7 +56,12 @@ const ROLES: [Role; 3] = [
         name: "syncline-verify",
         purpose: "both sides of verify",
         open_search: (
-            &["cluster:monitor/main", "indices:data/read/mget"],
+            &[
+                "cluster:monitor/main",
+                "indices:data/read/mget",
+                "indices:data/read/scroll",
+                "indices:data/read/scroll/clear",
+            ],
             &[
                 "indices:admin/get",
                 "indices:monitor/stats",
@@ -110,6 +115,7 @@ pub(crate) fn page(indices: &IndexPatterns, json: bool) -> String {
          Without indices:admin/settings/update at the target settings do not follow the source's later, which is said.\n\
          Without indices:admin/aliases at the target (on indices and aliases) aliases are not carried, which is said.\n\
          Without cluster:monitor/state at the source changes of mappings are noticed once a minute only.\n\
+         Without indices:data/read/scroll (and its clear) verify reads by sequence number, which costs the cluster more.\n\
          verify --delete-extra needs syncline-target's privileges at the target too.\n",
     );
     page

@@ -5,13 +5,14 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use search::{Client, IndexInfo};
+use search::Client;
 use tokio_util::sync::CancellationToken;
 use verify::{IndexReport, Progress, VerifyOptions};
 
 use super::{
     Args, CommandError,
     metrics::{Known, Reading, VerifyMetrics},
+    source::{Address, Source, Teller},
 };
 use crate::program::Shared;
 
@@ -30,10 +31,16 @@ pub(super) async fn run(
     for condition in ["source", "target", "comparison"] {
         health.readiness.expect(condition);
     }
-    let (source, target) = args.clusters()?;
-    let source = search::connect_with_retry(&source, "source", health, &token).await;
-    let Some(source) = source.map_err(CommandError::Source)? else {
-        return Ok(());
+    let (source, target) = args.addresses()?;
+    let source = match source {
+        Address::Postgres(options) => Source::Postgres(options, Teller::default()),
+        Address::Cluster(config) => {
+            let source = search::connect_with_retry(&config, "source", health, &token).await;
+            match source.map_err(CommandError::Source)? {
+                Some(source) => Source::Cluster(source, Teller::default()),
+                None => return Ok(()),
+            }
+        }
     };
     let target = search::connect_with_retry(&target, "target", health, &token).await;
     let Some(target) = target.map_err(CommandError::Target)? else {
@@ -59,7 +66,7 @@ struct Watch {
     shared: Shared,
     metrics: VerifyMetrics,
     known: Known,
-    source: Client,
+    source: Source,
     target: Client,
 }
 
@@ -88,25 +95,23 @@ impl Watch {
     async fn pass(&mut self) -> Result<(), CommandError> {
         let heart = self.shared.health.liveness.heart("verify", STUCK_AFTER);
         let progress: Arc<dyn Progress> = Arc::new(Reading::new(&self.metrics, heart));
-        let found = self.source.list_indices(&self.args.indices).await;
-        let found = found.map_err(CommandError::Source)?.into_iter();
-        let indices: Known = found
-            .filter(|index| index.uncapturable().is_none())
-            .map(|IndexInfo { name, .. }| name)
-            .collect();
+        let found = self.source.found(&self.args.indices).await;
+        if let Source::Postgres(..) = &self.source {
+            let said = found.as_ref().map(|_| ()).map_err(ToString::to_string);
+            self.shared.health.readiness.set("source", said);
+        }
+        let found = found?;
+        let indices: Known = found.iter().map(|found| found.index.clone()).collect();
         for gone in self.known.difference(&indices) {
             self.metrics.forget(gone);
         }
         self.known = indices;
-        if self.known.is_empty() {
-            return Err(CommandError::NoIndex(self.args.indices.to_string()));
-        }
         let mut failure = None;
-        for index in &self.known {
-            let began = SystemTime::now();
-            let pair = (index, index);
-            let (source, target) = (&self.source, &self.target);
-            match verify::verify_index(source, target, pair, &self.options, &progress).await {
+        for found in &found {
+            let (index, began) = (&found.index, SystemTime::now());
+            let pair = (&self.target, index);
+            let compared = self.source.compare(found, pair, &self.options, &progress);
+            match compared.await {
                 Ok(report) => {
                     self.metrics.compared(&report, began);
                     say(&report);

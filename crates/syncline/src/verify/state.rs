@@ -48,7 +48,7 @@ pub(super) struct State {
 #[derive(Serialize, Deserialize)]
 struct Content {
     format: u32,
-    /// The clusters' UUIDs.
+    /// What identifies both sides: a cluster's UUID, the databases of a PostgreSQL server.
     source: String,
     target: String,
     by: By,
@@ -66,14 +66,14 @@ impl State {
     /// Reads what the run before has left, if there was one.
     pub(super) fn open(
         path: &Path,
-        source: &Client,
+        source: &str,
         target: &Client,
         by: By,
     ) -> Result<State, StateError> {
         let path = path.to_owned();
         let new = Content {
             format: FORMAT,
-            source: source.server().cluster_uuid.clone(),
+            source: source.to_owned(),
             target: target.server().cluster_uuid.clone(),
             by,
             equal: Vec::new(),
@@ -103,7 +103,7 @@ impl State {
         };
         let reason = match () {
             () if content.format != FORMAT => "its format is not that of this version",
-            () if content.source != new.source => "its source is another cluster",
+            () if content.source != new.source => "its source is another one",
             () if content.target != new.target => "its target is another cluster",
             () if content.by != new.by => "it compared something else of the documents",
             () => return Ok(State { path, content }),

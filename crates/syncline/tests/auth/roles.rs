@@ -360,9 +360,67 @@ async fn the_printed_verify_role_is_enough_to_find_a_difference_and_no_privilege
         run.out.contains("equal: NO") && run.out.contains("id 7"),
         "{run:#?}"
     );
-    for (privilege, role) in reduced(&role) {
+    // Nothing scrolls over so few documents.
+    let needed = reduced(&role).into_iter();
+    let needed = needed.filter(|(privilege, _)| !privilege.starts_with(SCROLL));
+    for (privilege, role) in needed {
         let says = privilege.trim_end_matches(']');
         verify(&role).await?.failed_saying(&["target", says]);
+    }
+    Ok(())
+}
+
+/// How the privileges begin without which a comparison goes another way.
+const SCROLL: &str = "indices:data/read/scroll";
+
+#[tokio::test]
+async fn without_the_privilege_to_scroll_a_large_index_is_compared_all_the_same() -> Result<()> {
+    let pair = Pair::start().await;
+    let name = index(pair.secured, "large").await?;
+    let many = (0..12_000).map(|n| (format!("many {n}"), json!({"n": n})));
+    let secured = pair.secured.http();
+    secured.index_documents(&name, many).await?;
+    let indices = format!("--indices={name}");
+    let copy = [
+        "sync".into(),
+        pair.secured.url(),
+        pair.plain.url(),
+        indices.clone(),
+    ];
+    let admin = pair.login("source", "admin", "admin");
+    syncline(copy.into_iter().chain(admin)).await?.ended(0);
+
+    let whole = printed("syncline-verify", &name).await?;
+    let roles = reduced(&whole).into_iter();
+    let lacking = roles.filter(|(privilege, _)| privilege.starts_with(SCROLL));
+    let roles: Vec<_> = [("none".to_owned(), whole)]
+        .into_iter()
+        .chain(lacking)
+        .collect();
+    assert_eq!(roles.len(), 3);
+    let search = format!("/{name}/_stats/search");
+    for (lacking, role) in roles {
+        let user = pair.user(&role).await?;
+        let urls = [
+            "verify".into(),
+            pair.plain.url(),
+            pair.secured.url(),
+            indices.clone(),
+            "--log-level=info".into(),
+        ];
+        let login = pair.login("target", &user, PASSWORD);
+        let run = syncline(urls.into_iter().chain(login)).await?.ended(0);
+        assert!(run.out.contains("equal: yes (12052 documents"), "{run:#?}");
+        let is_said = run.err.contains("without scrolls the index is read");
+        assert_eq!(is_said, lacking == SCROLL, "{run:#?}");
+        if lacking == "none" {
+            let stats = secured.get_json(&search).await?;
+            let search = &stats["_all"]["total"]["search"];
+            assert_eq!(
+                (&search["scroll_total"], &search["scroll_current"]),
+                (&json!(2), &json!(0))
+            );
+        }
     }
     Ok(())
 }

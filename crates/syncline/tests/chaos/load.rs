@@ -161,7 +161,6 @@ impl Client {
     async fn upheaval(&mut self, index: &Index) -> Result<()> {
         let name = &index.name;
         match self.random.u32(0..14) {
-            12.. => self.reroute(index).await,
             0..4 => {
                 let mine = json!({ "query": { "bool": { "filter": [
                     { "term": { "client": self.number } },
@@ -182,7 +181,7 @@ impl Client {
                 let path = format!("/{name}/_mapping");
                 self.ask("PUT", &path, &mapping.to_string()).await
             }
-            _ => {
+            11 => {
                 // Another one with the same name; whoever writes first may be quicker in creating it.
                 self.ask("DELETE", &format!("/{name}"), "").await?;
                 let anew = Index {
@@ -192,6 +191,7 @@ impl Client {
                 let body = anew.definition().to_string();
                 self.ask("PUT", &format!("/{name}"), &body).await
             }
+            _ => self.reroute(index).await,
         }
     }
 

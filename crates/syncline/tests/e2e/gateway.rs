@@ -6,7 +6,10 @@ mod downstream;
 mod guide;
 mod microvm;
 mod modes;
+mod refusals;
 mod rules;
+mod stage;
+mod subjects;
 mod trouble;
 
 use std::{net::SocketAddr, path::PathBuf};

@@ -1,7 +1,5 @@
 //! A nats-server that comes back from a loss of power without the end of its stream.
 
-use std::path::Path;
-
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use testkit::{NatsOptions, NatsServer, wait_until};
@@ -10,29 +8,13 @@ use super::{index_name, nodes};
 use crate::support::{
     corpus::{self, delete_by_query},
     equal::until_equal,
+    lost_end::{copy_folder, lose_the_end},
     pipeline::Pipeline,
-    program::PATIENCE,
+    program::{PATIENCE, Program},
 };
 
-/// Everything that a stream has acknowledged after `copy` is gone from it.
-pub(crate) async fn lose_the_end(nats: &mut NatsServer, stream: &Path, copy: &Path) -> Result<()> {
-    nats.kill();
-    std::fs::remove_dir_all(stream)?;
-    copy_folder(copy, stream)?;
-    nats.restart().await
-}
-
-/// Copies a stream's folder, for [`lose_the_end`].
-pub(crate) fn copy_folder(from: &Path, to: &Path) -> Result<()> {
-    let copied = std::process::Command::new("cp")
-        .args([Path::new("-a"), from, to])
-        .status()?;
-    ensure!(copied.success(), "{from:?} cannot be copied");
-    Ok(())
-}
-
 /// The first 200 documents are deleted; others are changed and some are new, or nothing but the deletes is
-/// behind what was stored last.
+/// behind what was stored last. The watcher that runs through finds its own disk full as well.
 #[tokio::test]
 async fn what_the_stream_loses_with_its_end_is_published_again_deletes_included() -> Result<()> {
     for (runs_through, deletes_alone) in [(false, false), (true, false), (false, true)] {
@@ -48,7 +30,9 @@ async fn what_the_stream_loses_with_its_end_is_published_again_deletes_included(
             ..NatsOptions::default()
         })
         .await?;
-        let (mut watcher, writer) = (pipeline.watcher()?, pipeline.writer()?);
+        let mut watcher =
+            Program::start_where_the_disk_may_fill(pipeline.watcher_arguments("watcher"))?;
+        let writer = pipeline.writer()?;
         until_equal(&source.http(), &target.http(), &index, PATIENCE).await?;
         writer.stop().await?;
 
@@ -80,7 +64,10 @@ async fn what_the_stream_loses_with_its_end_is_published_again_deletes_included(
             lose_the_end(&mut pipeline.nats, &stream, &saved).await?;
             watcher = pipeline.watcher()?;
         } else {
+            watcher.limit_files("1")?;
             lose_the_end(&mut pipeline.nats, &stream, &saved).await?;
+            watcher.says(&["free space", "opening it anew"]).await?;
+            watcher.limit_files("unlimited")?;
         }
         watcher.says(&["the stream has lost its end"]).await?;
         let writer = pipeline.writer()?;

@@ -1,7 +1,7 @@
 //! `syncline sync postgres://… http://… --follow`: every kind of change, and what is left after a crash.
 
 use anyhow::{Result, ensure};
-use testkit::{PostgresOptions, PostgresServer, Product, SearchNode};
+use testkit::{PostgresOptions, PostgresServer, Product, SearchNode, wait_until};
 
 use crate::{
     create_database,
@@ -119,5 +119,70 @@ async fn every_change_arrives_and_a_killed_copy_goes_on_where_it_was() -> Result
         )
         .await?;
     equal(&server).await?;
+    program
+        .says(&["behind: ", " bytes of the server's log"])
+        .await?;
+    let patterns = format!("{name}.*");
+    let compare = [
+        "verify",
+        &server.url(&name),
+        &target.url(),
+        "--indices",
+        &patterns,
+    ];
+    run([&compare[..], &["--lag", "2s"]].concat())
+        .await?
+        .success()?;
+    program.kill().await
+}
+
+/// Two chunks: the second is not copied yet when the first is.
+#[tokio::test]
+async fn a_copy_that_is_killed_between_two_chunks_goes_on_with_the_second() -> Result<()> {
+    let server = PostgresServer::start(PostgresOptions::default()).await?;
+    let target = SearchNode::shared(Product::Os2).await;
+    let name = create_database(&server, "chunks").await?;
+    // A row fills a page.
+    let schema = "CREATE TABLE t (id int PRIMARY KEY, pad text);
+        ALTER TABLE t ALTER pad SET STORAGE PLAIN;
+        INSERT INTO t SELECT n, repeat(md5(n::text), 230) FROM generate_series(1, 6000) n";
+    server.psql(&name, schema).await?;
+    let folder = tempfile::tempdir()?;
+    let arguments = [
+        "sync".to_owned(),
+        server.url(&name),
+        target.url(),
+        "--pg-copies".to_owned(),
+        "1".to_owned(),
+        "--checkpoint-path".to_owned(),
+        text(folder.path()),
+    ];
+    let slowly = ["--max-rate".to_owned(), "500/s".to_owned()];
+    let program = Program::follow([&arguments[..], &slowly[..]].concat())?;
+    let state = folder.path().join(format!("postgres/{name}.json"));
+    wait_until("a chunk is copied", PATIENCE, async || {
+        let state = std::fs::read_to_string(&state).unwrap_or_default();
+        state.contains("\"chunks\":[0]")
+    })
+    .await?;
+    program.kill().await?;
+    server
+        .psql(
+            &name,
+            "UPDATE t SET id = id + 10000 WHERE id % 10 = 0; DELETE FROM t WHERE id % 10 = 1;
+             UPDATE t SET pad = 'short' WHERE id % 10 = 2",
+        )
+        .await?;
+    let program = Program::follow(&arguments)?;
+    let table = Table {
+        server: &server,
+        database: &name,
+        name: "public.t",
+        id: "t.id",
+    };
+    table.until_equal(&target.http(), PATIENCE).await?;
+    run(["verify", &server.url(&name), &target.url(), "--lag", "2s"])
+        .await?
+        .success()?;
     program.kill().await
 }

@@ -43,6 +43,7 @@ async fn connections_are_encrypted_and_checked_as_sslmode_says() -> Result<()> {
              host all postgres 127.0.0.1/32 trust\n"
                 .to_owned(),
         ),
+        ..PostgresOptions::default()
     })?;
     server.restart().await?;
     let target = SearchNode::shared(Product::Es8).await;

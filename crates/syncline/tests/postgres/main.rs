@@ -5,13 +5,20 @@
 mod support;
 
 mod changes;
+mod docs;
 mod encryption;
+mod gateway;
 mod refusals;
+mod servers;
 mod services;
 mod soak;
 mod tables;
 mod truth;
 mod types;
+mod verify;
+// There are binaries of them for this.
+#[cfg(target_arch = "x86_64")]
+mod versions;
 
 use anyhow::Result;
 use testkit::{PostgresServer, unique_name};

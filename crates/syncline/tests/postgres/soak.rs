@@ -1,14 +1,17 @@
-//! Random transactions of every kind, while every process is killed at random moments. The seed is printed;
-//! `SEED=… STEPS=…` repeats a run.
+//! Random transactions of every kind in two databases, while every process is killed at random moments and the
+//! stream loses its end. The seed is printed; `SEED=… STEPS=…` repeats a run.
 
 use anyhow::{Context, Result};
-use testkit::{PostgresOptions, PostgresServer, Product, SearchNode};
+use testkit::{
+    NatsOptions, NatsServer, PostgresOptions, PostgresServer, PostgresVersion, Product, SearchNode,
+};
 
 use crate::{
     create_database,
     support::{
+        lost_end::{copy_folder, lose_the_end},
         pipeline::Pipeline,
-        program::{PATIENCE, Program},
+        program::{PATIENCE, Program, run as command},
     },
     truth::Table,
 };
@@ -95,26 +98,49 @@ async fn random_transactions_survive_the_kill_of_every_process() -> Result<()> {
     let seed = number("SEED").unwrap_or_else(|| fastrand::u64(..));
     let steps = number("STEPS").unwrap_or(60);
     eprintln!("SEED={seed} STEPS={steps}");
-    run(seed, steps)
+    run(PostgresVersion::Installed, seed, steps)
         .await
         .with_context(|| format!("SEED={seed} STEPS={steps}"))
 }
 
-async fn run(seed: u64, steps: u64) -> Result<()> {
+/// A run against a version of the server.
+pub(crate) async fn run(version: PostgresVersion, seed: u64, steps: u64) -> Result<()> {
     let mut dice = fastrand::Rng::with_seed(seed);
-    let mut server = PostgresServer::start(PostgresOptions::default()).await?;
+    let options = PostgresOptions {
+        version,
+        ..PostgresOptions::default()
+    };
+    let mut server = PostgresServer::start(options).await?;
     let target = SearchNode::shared(Product::Os2).await;
-    let name = create_database(&server, "soak").await?;
-    server.psql(&name, SCHEMA).await?;
-    let mut pipeline = Pipeline::new(&server.url(&name), &target.url(), "*").await?;
-    pipeline.of_watcher = ["--source", &server.url(&name), "--pg-look-every", "200ms"]
+    let mut names = Vec::new();
+    for _ in 0..2 {
+        let name = create_database(&server, "soak").await?;
+        server.psql(&name, SCHEMA).await?;
+        names.push(name);
+    }
+    let (url, databases) = (server.url(&names[0]), names.join(","));
+    let folder = tempfile::tempdir()?;
+    let store = folder.path().join("store");
+    let mut pipeline = Pipeline::new(&url, &target.url(), "*").await?;
+    pipeline.nats = NatsServer::start(NatsOptions {
+        store: Some(store.clone()),
+        ..NatsOptions::default()
+    })
+    .await?;
+    let source = ["--source", &url, "--pg-databases", &databases];
+    pipeline.of_watcher = [&source[..], &["--pg-look-every", "200ms"]]
+        .concat()
+        .into_iter()
         .map(str::to_owned)
-        .to_vec();
+        .collect();
     pipeline.common = vec!["--lease".to_owned(), "2s".to_owned()];
     let (mut watcher, mut writer) = (pipeline.watcher()?, pipeline.writer()?);
+    let stream = store.join("jetstream/$G/streams/ES_CHANGES");
+    let saved = folder.path().join("saved");
     for step in 0..steps {
+        let name = &names[dice.usize(..names.len())];
         server
-            .psql(&name, &transaction(&mut dice))
+            .psql(name, &transaction(&mut dice))
             .await
             .with_context(|| format!("step {step}"))?;
         match dice.u32(0..30) {
@@ -131,16 +157,34 @@ async fn run(seed: u64, steps: u64) -> Result<()> {
                 pipeline.nats.kill();
                 pipeline.nats.restart().await?;
             }
+            // What the stream acknowledges from here on is lost at some later step.
+            5 if !saved.exists() && stream.exists() => {
+                pipeline.nats.kill();
+                copy_folder(&stream, &saved)?;
+                pipeline.nats.restart().await?;
+            }
+            6 | 7 if saved.exists() => {
+                lose_the_end(&mut pipeline.nats, &stream, &saved).await?;
+                std::fs::remove_dir_all(&saved)?;
+            }
             _ => {}
         }
         // Now and then everything is let settle, so that a run covers the live stream too.
         if dice.u32(0..15) == 0 {
-            let settled = equal(&server, &name, target).await;
-            settled.with_context(|| said(step, &watcher, &writer))?;
+            for name in &names {
+                let settled = equal(&server, name, target).await;
+                settled.with_context(|| said(step, &watcher, &writer))?;
+            }
         }
     }
-    let settled = equal(&server, &name, target).await;
-    settled.with_context(|| said(steps, &watcher, &writer))?;
+    for name in &names {
+        let settled = equal(&server, name, target).await;
+        settled.with_context(|| said(steps, &watcher, &writer))?;
+    }
+    let compare = ["verify", "--target", &target.url(), "--lag", "2s"];
+    command([&compare[..], &source[..]].concat())
+        .await?
+        .success()?;
     watcher.stop().await?;
     writer.stop().await
 }

@@ -5,5 +5,6 @@
 
 pub(crate) mod corpus;
 pub(crate) mod equal;
+pub(crate) mod lost_end;
 pub(crate) mod pipeline;
 pub(crate) mod program;

@@ -96,15 +96,34 @@ impl Program {
         Program::spawn(command(arguments))
     }
 
-    /// Starts a service through a link of its name in `folder`, with a command line as people type it:
-    /// arguments between spaces, of which one may be in quotes.
-    pub(crate) fn called(folder: &Path, name: &str, line: &str) -> Result<Program> {
-        let link = folder.join(name);
+    /// Starts a service with a command line as people type it, `./es-writer --flag value`, through a link of
+    /// that name in `folder`. What the line leaves to the environment is in `variables`.
+    pub(crate) fn called<'a>(
+        folder: &Path,
+        line: &str,
+        variables: impl IntoIterator<Item = (&'a str, String)>,
+    ) -> Result<Program> {
+        let words = line.split_whitespace().filter(|word| *word != "\\");
+        let mut words = words.map(|word| word.trim_matches('"'));
+        let name = words.next().context("no command")?;
+        let link = folder.join(name.trim_start_matches("./"));
         if !link.exists() {
             std::os::unix::fs::symlink(binary(), &link)?;
         }
-        let arguments = line.split_whitespace().map(|word| word.trim_matches('"'));
-        Program::spawn(command_of(&link, arguments))
+        let mut command = command_of(&link, words);
+        command
+            .env("ADMIN_LISTEN", "127.0.0.1:0")
+            .env("LOG_FORMAT", "json")
+            .envs(variables);
+        Program::launch(command)
+    }
+
+    /// Starts a program that is not ours.
+    pub(crate) fn other<S: AsRef<str>>(
+        binary: &Path,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Result<Program> {
+        Program::launch(command_of(binary, arguments))
     }
 
     /// The same with an environment that outlives a file-size limit: writing beyond it is an error

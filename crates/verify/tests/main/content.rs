@@ -31,6 +31,15 @@ async fn equal_documents_are_equal_in_other_shards_and_written_in_another_way() 
             (report.documents_source, report.documents_target),
             (3_001, 3_001)
         );
+
+        let rewritten = documents(3_000).replace("\"y\":1.50", "\"y\": 15e-1");
+        pair.bulk(&pair.at_target, &rewritten).await?;
+        let options = VerifyOptions {
+            memory: 10,
+            ..options()
+        };
+        let report = pair.verify_with(&options).await?;
+        assert!(report.equal() && report.exact, "{target}: {report}");
         pair.delete().await?;
     }
     Ok(())

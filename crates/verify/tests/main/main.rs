@@ -6,4 +6,5 @@ mod by_version;
 mod changing;
 mod content;
 mod repair;
+mod scrolls;
 mod support;

@@ -37,6 +37,16 @@ impl Pair {
         })
     }
 
+    /// The same with another source.
+    pub(crate) async fn with_source(self, node: &SearchNode) -> Result<Pair> {
+        let config = ClientConfig::new(vec![node.url().parse()?]);
+        Ok(Pair {
+            source: Client::connect(&config).await?,
+            at_source: node.http(),
+            ..self
+        })
+    }
+
     /// Makes the index on both sides with so many shards.
     pub(crate) async fn create(&self, shards: (u32, u32)) -> Result<()> {
         for (http, shards) in [(&self.at_source, shards.0), (&self.at_target, shards.1)] {

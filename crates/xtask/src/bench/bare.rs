@@ -32,6 +32,10 @@ impl Bodies {
             .enumerate()
             .map(|(at, document)| change(at as u64, document))
             .collect::<Result<_>>()?;
+        Ok(Bodies::of_changes(&changes))
+    }
+
+    pub(super) fn of_changes(changes: &[Change]) -> Bodies {
         let body = |changes: &[Change]| {
             let mut body = BytesMut::new();
             changes
@@ -39,18 +43,18 @@ impl Bodies {
                 .for_each(|change| wire::write_change(&mut body, change));
             body.freeze()
         };
-        Ok(Bodies {
+        Bodies {
             bodies: changes.chunks(BULK).map(body).collect(),
-            documents: documents.len() as u64,
-        })
+            documents: changes.len() as u64,
+        }
     }
 
     /// Sends all of them.
-    pub(super) async fn load(&self, server: &str, index: Index) -> Result<Run> {
+    pub(super) async fn load(&self, server: &str, index: &str) -> Result<Run> {
         testkit::install_crypto();
         let client = reqwest::Client::builder().no_proxy().build()?;
         let path = "_bulk?filter_path=took,errors,items.*.status,items.*.error";
-        let url = format!("{server}/{}/{path}", index.name());
+        let url = format!("{server}/{index}/{path}");
         let before = Usage::of_this_process()?;
         let began = Instant::now();
         stream::iter(&self.bodies)

@@ -62,7 +62,11 @@ impl Clusters {
             Way::Sync => self.sync(context).await,
             Way::Elasticdump(limit) => self.dump(limit, context).await,
             Way::Reindex(size) => self.reindex(size, &target).await,
-            Way::Bare => self.bodies.load(&self.target.url(), self.index).await,
+            Way::Bare => {
+                self.bodies
+                    .load(&self.target.url(), self.index.name())
+                    .await
+            }
         };
         let run = run.with_context(|| way.title())?;
         let count = target.count(self.index.name()).await?;

@@ -6,11 +6,11 @@ use comfy_table::{CellAlignment, Table, presets};
 use testkit::process::Usage;
 
 use crate::changes::Lag;
-use crate::indices::Index;
 
-/// An index as it was loaded.
+/// An index, or the table that becomes one, as it was loaded.
 pub(crate) struct Load {
-    pub(crate) index: Index,
+    pub(crate) name: &'static str,
+    pub(crate) shards: u32,
     pub(crate) documents: u64,
     pub(crate) bytes: u64,
 }
@@ -37,8 +37,8 @@ impl Figures {
         table.set_header(["index", "shards", "documents", "MB"]);
         for load in &self.loads {
             table.add_row([
-                load.index.name().to_owned(),
-                load.index.shards.to_string(),
+                load.name.to_owned(),
+                load.shards.to_string(),
                 load.documents.to_string(),
                 format!("{:.1}", load.bytes as f64 / 1e6),
             ]);

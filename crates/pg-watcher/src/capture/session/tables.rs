@@ -1,5 +1,7 @@
 //! Which tables are captured, what they look like, and where their indices come from.
 
+use postgres::{Table, Type};
+
 use super::*;
 
 impl Session<'_> {
@@ -113,13 +115,39 @@ impl Session<'_> {
                 }
             }
         }
+        for (column, remedy) in self.columns_left_out(&layouts) {
+            self.capture.observer.column_left_out(&column, &remedy);
+        }
         self.layouts = layouts;
         Ok(())
     }
 
+    /// The columns that are in no document because of their type, each with what takes it along.
+    fn columns_left_out(&self, layouts: &HashMap<u32, Arc<Layout>>) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        let choices = &self.capture.options.columns;
+        for layout in layouts.values() {
+            let Some(Table { schema, name, .. }) = self.catalogue.tables.get(&layout.oid) else {
+                continue;
+            };
+            let skipped = layout.columns.iter();
+            let skipped = skipped.filter(|column| *column.of == Type::Skipped);
+            found.extend(
+                skipped
+                    .filter(|column| choices.of(schema, name, &column.name).is_none())
+                    .map(|column| {
+                        let column = format!("{schema}.{name}.{}", column.name);
+                        let remedy = format!("--pg-columns {column}=base64");
+                        (column, remedy)
+                    }),
+            );
+        }
+        found
+    }
+
     /// Says how far the slot is behind.
     pub(super) async fn measure(&mut self) -> Result<(), SourceError> {
-        if self.stream.is_none() || self.capture.options.slot_lives == SlotLife::Connection {
+        if self.stream.is_none() {
             return Ok(());
         }
         let sql = format!(
@@ -153,8 +181,8 @@ impl Session<'_> {
         &mut self,
         layout: &Layout,
     ) -> Result<(Lineage, Epoch, bool), SourceError> {
-        let (system, database) = (&self.identity.system, &self.capture.database);
-        let source = format!("postgres/{system}/{database}/{}", layout.table);
+        let system = &self.identity.system;
+        let source = self.identity.source(&self.capture.database, &layout.table);
         if let Some(known) = self.lineages.get(&layout.oid)
             && known.0.source == source
         {
@@ -168,6 +196,9 @@ impl Session<'_> {
         let mut lineage = known.unwrap_or_else(|| Lineage::of(source.clone()));
         lineage.source = source;
         let history = self.identity.history();
+        if self.begins_again(layout.oid) && lineage.epoch_of(&history).is_some() {
+            lineage.renew(&history)?;
+        }
         let epoch = lineage.epoch_for(&history, system, 0)?;
         lineage.histories.insert(
             history.clone(),
@@ -182,6 +213,13 @@ impl Session<'_> {
         let found = (recorded, epoch, was_filled);
         self.lineages.insert(layout.oid, found.clone());
         Ok(found)
+    }
+
+    /// Whether a table's versions have to lie above all that this history of the server has given, because
+    /// the server has gone back in it.
+    fn begins_again(&self, table: u32) -> bool {
+        let known = self.capture.memory.get(&self.capture.database);
+        known.is_some_and(|known| known.begins_again && !known.tables.contains_key(&table))
     }
 }
 

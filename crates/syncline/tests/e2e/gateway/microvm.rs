@@ -73,16 +73,16 @@ impl Stage {
         );
         let (wanted, hidden) = (&self.wanted, &self.hidden);
         let line = format!(
-            "--es-hosts {hosts} --nats-url {nats} --index-patterns \"{wanted},{hidden}\" --tenant iconik \
+            "./es-watcher --es-hosts {hosts} --nats-url {nats} --index-patterns \"{wanted},{hidden}\" --tenant iconik \
              --checkpoint-path {folder} --lease 5s"
         );
-        Program::called(self.folder.path(), "es-watcher", &line)
+        Program::called(self.folder.path(), &line, [])
     }
 
     fn writer(&self, nats: &str) -> Result<Program> {
         let hosts = self.target.url();
-        let line = format!("--nats-url {nats} --es-hosts {hosts} --lease 5s");
-        Program::called(self.folder.path(), "es-writer", &line)
+        let line = format!("./es-writer --nats-url {nats} --es-hosts {hosts} --lease 5s");
+        Program::called(self.folder.path(), &line, [])
     }
 
     async fn is_right(&self) -> Result<()> {

@@ -7,12 +7,11 @@ use testkit::{NatsOptions, NatsServer, wait_until};
 
 use super::{Line, until_seen_through};
 use crate::{
-    index_name,
-    lost_end::{copy_folder, lose_the_end},
-    nodes,
+    index_name, nodes,
     support::{
         corpus,
         equal::until_equal,
+        lost_end::{copy_folder, lose_the_end},
         program::{PATIENCE, run},
     },
 };
@@ -266,33 +265,6 @@ async fn what_is_no_change_is_a_letter_and_a_newer_format_ends_the_gateway() -> 
         gateway.last_words()
     );
     Ok(())
-}
-
-#[tokio::test]
-async fn a_server_binary_that_is_missing_or_another_program_is_refused_in_a_sentence() -> Result<()>
-{
-    let folder = tempfile::tempdir()?;
-    let store = folder.path().display().to_string();
-    let address = super::free_address()?.to_string();
-    let start = async |binary: &str| {
-        run([
-            "nats-gateway",
-            "--embedded",
-            "--nats-binary",
-            binary,
-            "--nats-listen",
-            &address,
-            "--store-dir",
-            &store,
-        ])
-        .await
-    };
-    start("/nowhere/nats-server")
-        .await?
-        .refused(1, &["/nowhere/nats-server", "install it"])?;
-    start("/bin/true")
-        .await?
-        .refused(1, &["/bin/true", "another program"])
 }
 
 /// Two gateways of one name: one stands by until the other is killed; two of different names may not fill one

@@ -29,7 +29,8 @@ pub(super) async fn copy(bus: &Bus, total: u64) -> Result<Run> {
         .await?;
     let messages = consumer
         .stream()
-        .max_bytes_per_batch(12 << 20)
+        // What the gateway's reader asks for, too.
+        .max_bytes_per_batch((4 << 20).max(bus.max_payload() + (64 << 10)))
         .max_messages_per_batch(10_000)
         .messages();
     let mut messages = messages.await?;

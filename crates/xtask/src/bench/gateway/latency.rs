@@ -22,18 +22,12 @@ pub(super) async fn measure(context: &crate::bench::Context) -> Result<Value> {
     eprintln!("gateway: added latency…");
     let mut table = report::table(["", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms"]);
     let mut figures = Vec::new();
-    for (name, rules) in [
-        ("subject only", None),
-        (
-            "predicate and rename",
-            Some(super::WORKS[3].rules.unwrap_or_default()),
-        ),
-    ] {
+    for work in [&super::WORKS[0], &super::WORKS[3]] {
         let log = Log::start().await?;
         let rules_file = context.program.file("latency.yaml");
         let path = rules_file.display().to_string();
-        let mut arguments = Vec::new();
-        if let Some(text) = rules {
+        let mut arguments = work.flags.to_vec();
+        if let Some(text) = work.rules {
             std::fs::write(&rules_file, text)?;
             arguments.extend(["--rules", path.as_str()]);
         }
@@ -58,7 +52,7 @@ pub(super) async fn measure(context: &crate::bench::Context) -> Result<Value> {
             added.record(second.saturating_duration_since(first).as_micros() as u64)?;
         }
         let milliseconds = |micros: u64| micros as f64 / 1e3;
-        let mut row = vec![name.to_owned()];
+        let mut row = vec![work.name.to_owned()];
         row.extend(PERCENTS.map(|p| format!("{:.2}", milliseconds(added.value_at_percentile(p)))));
         row.push(format!("{:.2}", milliseconds(added.max())));
         table.add_row(row);
@@ -69,7 +63,7 @@ pub(super) async fn measure(context: &crate::bench::Context) -> Result<Value> {
             )
         });
         figures.push(json!({
-            "what": name,
+            "what": work.name,
             "changes_per_second": PER_SECOND,
             "milliseconds": Value::Object(percentiles.into_iter().collect()),
             "max_milliseconds": milliseconds(added.max()),

@@ -1,0 +1,27 @@
+//! The oldest and the newest PostgreSQL that are supported; all other tests run on the one that the system has.
+
+use anyhow::{Context, Result};
+use testkit::PostgresVersion;
+
+use crate::{soak, types};
+
+/// Enough that a run covers copies, the live stream and a kill or two.
+const STEPS: u64 = 15;
+
+async fn types_and_transactions(version: PostgresVersion) -> Result<()> {
+    types::run(version).await.context("types")?;
+    let seed = fastrand::u64(..);
+    soak::run(version, seed, STEPS)
+        .await
+        .with_context(|| format!("seed {seed}, {STEPS} steps"))
+}
+
+#[tokio::test]
+async fn the_oldest_version_is_followed_like_the_installed_one() -> Result<()> {
+    types_and_transactions(PostgresVersion::Oldest).await
+}
+
+#[tokio::test]
+async fn the_newest_version_is_followed_like_the_installed_one() -> Result<()> {
+    types_and_transactions(PostgresVersion::Newest).await
+}

@@ -1,0 +1,55 @@
+//! Opening a single level of a value: what is below stays text.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+use super::{Node, Text};
+
+/// Cuts an object or an array into its parts; `None` for anything else.
+pub(super) fn open(text: &str) -> Option<Node<'_>> {
+    match text.as_bytes().first()? {
+        b'{' | b'[' => serde_json::from_str::<Level<'_>>(text)
+            .ok()
+            .map(|level| level.0),
+        _ => None,
+    }
+}
+
+struct Level<'a>(Node<'a>);
+
+impl<'de> Deserialize<'de> for Level<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(LevelVisitor).map(Level)
+    }
+}
+
+struct LevelVisitor;
+
+impl<'de> Visitor<'de> for LevelVisitor {
+    type Value = Node<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object or an array")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node<'de>, A::Error> {
+        let mut entries = Vec::new();
+        while let Some((key, value)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
+            entries.push((key.0, Node::Raw(value)));
+        }
+        Ok(Node::Object(entries))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Node<'de>, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element::<&'de RawValue>()? {
+            items.push(Node::Raw(item));
+        }
+        Ok(Node::Array(items))
+    }
+}
