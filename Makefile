@@ -10,6 +10,8 @@ VERSION = $(shell sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1
 MACHINE = $(shell uname -m)
 PACKAGE = syncline-$(VERSION)-linux-$(MACHINE)
 SERVERS = target/dev/servers.env
+# A test mostly waits for a server, so there are more of them than there are cores.
+TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 
 # $(call timed,what,command): says what begins, and how long it took.
 timed = echo "==> $(1)"; start=$$SECONDS; $(2) && status=0 || status=$$?; \
@@ -63,7 +65,8 @@ docs: ## Write docs/reference.md anew and build the API documentation
 .PHONY: test
 test: setup ## Set everything up, then run all tests against real servers
 	@trap '$(CARGO) --quiet xtask servers stop --tests' EXIT; \
-	$(call timed,tests,$(CARGO) test --workspace --locked)
+	$(call timed,building the tests,$(CARGO) test --workspace --locked --no-run --quiet); \
+	$(call timed,tests,RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --workspace --locked)
 
 .PHONY: lint
 lint: bootstrap ## Run fmt + clippy, and check that ARCHITECTURE.md names files that exist

@@ -120,6 +120,13 @@ if [ ! -e "$cached/vmlinux" ]; then
     cd "$cache" && rm -rf work
 fi
 mkdir -p "$folder"
-rm -f "$folder/initramfs.cpio.gz"
-cp "$cached"/* "$folder/"
+# Each in one step: a guest may be started from them meanwhile.
+for file in vmlinux initramfs.cpio.gz; do
+    if [ -e "$cached/$file" ]; then
+        cp "$cached/$file" "$folder/$file.part"
+        mv "$folder/$file.part" "$folder/$file"
+    else
+        rm -f "$folder/$file"
+    fi
+done
 echo "==> $folder/vmlinux ($kind), $(du -h "$folder/vmlinux" | cut -f1)"

@@ -4,7 +4,9 @@
 
 use std::{fmt, io::IsTerminal, str::FromStr};
 
-use tracing_subscriber::{EnvFilter, filter::LevelFilter, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, filter::LevelFilter, fmt::MakeWriter, util::SubscriberInitExt,
+};
 
 /// How a log line is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -69,13 +71,24 @@ pub enum TelemetryError {
 /// # Errors
 /// When `level` is neither a level nor a filter.
 pub fn init(level: &str, format: LogFormat) -> Result<(), TelemetryError> {
+    init_through(level, format, std::io::stderr)
+}
+
+/// The same, each line through a writer that knows what else is on the terminal: bars, say.
+///
+/// # Errors
+/// When `level` is neither a level nor a filter.
+pub fn init_through<W>(level: &str, format: LogFormat, writer: W) -> Result<(), TelemetryError>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let filter = filter(level)?;
     let terminal = std::io::stderr().is_terminal();
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let text = format == LogFormat::Text || format == LogFormat::Auto && terminal;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(writer);
     let started = if text {
         lines
             .with_ansi(colour)

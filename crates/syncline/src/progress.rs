@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    io,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -14,6 +15,20 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use model::{Batch, Change, IndexName};
 use pipeline::{Observer, Outcome};
 use search::IndexInfo;
+
+/// The log beside the bars: each line appears above them.
+#[derive(Clone)]
+pub(crate) struct Lines(pub(crate) MultiProgress);
+
+impl io::Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.suspend(|| io::stderr().write(line))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
 
 /// Counts what was written, and draws it on a terminal.
 pub(crate) struct Progress {
@@ -43,9 +58,9 @@ pub(crate) struct Index {
 
 impl Progress {
     /// Progress of a copy that begins now. `totals` are the documents to expect by index.
-    pub(crate) fn new(totals: &[(IndexName, u64)]) -> Progress {
+    pub(crate) fn new(bars: MultiProgress, totals: &[(IndexName, u64)]) -> Progress {
         let progress = Progress {
-            bars: MultiProgress::new(),
+            bars,
             indices: Mutex::default(),
             behind: Mutex::default(),
             log_behind: Mutex::default(),

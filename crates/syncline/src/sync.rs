@@ -10,6 +10,7 @@ use es_watcher::{
 };
 use es_writer::{FileDeadLetters, SearchWriter};
 use futures::future::BoxFuture;
+use indicatif::MultiProgress;
 use model::{IndexName, Lineage};
 use pg_watcher::PgArgs;
 use pipeline::{ApplyOptions, Fault, PublishOptions, Registry, apply, channel, publish};
@@ -20,7 +21,10 @@ use runtime::{
 use search::{Choices, Client, IndexPatterns, SourceArgs, TargetArgs, retry};
 use tokio_util::sync::CancellationToken;
 
-use crate::{plan, postgres_source, program, progress::Progress};
+use crate::{
+    plan, postgres_source, program,
+    progress::{Lines, Progress},
+};
 
 /// Batches that wait between source and writer.
 pub(crate) const CHANNEL: usize = 4;
@@ -106,7 +110,7 @@ pub(crate) struct Args {
     )]
     dead_letters: PathBuf,
     /// Log level for details: error, warn, info, debug or trace.
-    #[arg(long, env = "LOG_LEVEL", default_value = "error", value_name = "LEVEL")]
+    #[arg(long, env = "LOG_LEVEL", default_value = "warn", value_name = "LEVEL")]
     log_level: String,
     #[command(flatten)]
     source_access: SourceArgs,
@@ -162,19 +166,22 @@ enum SyncError {
 }
 
 pub(crate) async fn run(args: Args) -> Exit {
-    if let Err(error) = telemetry::init(&args.log_level, LogFormat::Auto) {
+    let bars = MultiProgress::new();
+    let lines = Lines(bars.clone());
+    let started = telemetry::init_through(&args.log_level, LogFormat::Text, move || lines.clone());
+    if let Err(error) = started {
         exit::report(&error);
         return Exit::Usage;
     }
-    match copy(args).await {
+    match copy(args, bars).await {
         Ok(()) => Exit::Success,
         Err(error) => exit::report(&error),
     }
 }
 
-async fn copy(args: Args) -> Result<(), SyncError> {
+async fn copy(args: Args, bars: MultiProgress) -> Result<(), SyncError> {
     if let Some(url) = postgres_source::url_of(&args.source) {
-        return copy_postgres(args, url).await;
+        return copy_postgres(args, url, bars).await;
     }
     let source = args
         .source_access
@@ -194,14 +201,14 @@ async fn copy(args: Args) -> Result<(), SyncError> {
     if args.dry_run {
         return tell_plan(&source, &target, &args).await;
     }
-    let progress = Arc::new(Progress::new(&totals(&source, &args.indices).await?));
+    let progress = Arc::new(Progress::new(bars, &totals(&source, &args.indices).await?));
     let (_shutdown, token) = program::on_signals(Duration::from_secs(20))?;
     let ended = join(&args, source, target, &progress, &token).await;
     conclude(&args, &progress, &token, ended)
 }
 
 /// The same from a PostgreSQL server.
-async fn copy_postgres(args: Args, url: String) -> Result<(), SyncError> {
+async fn copy_postgres(args: Args, url: String, bars: MultiProgress) -> Result<(), SyncError> {
     if args.dry_run {
         return Err(SyncError::DryRun);
     }
@@ -219,7 +226,7 @@ async fn copy_postgres(args: Args, url: String) -> Result<(), SyncError> {
         dead_letters: args.dead_letters.clone(),
         apply: apply_options(&args),
     };
-    let progress = Arc::new(Progress::new(&[]));
+    let progress = Arc::new(Progress::new(bars, &[]));
     let (_shutdown, token) = program::on_signals(Duration::from_secs(20))?;
     let registry = Arc::new(TargetLineages(target.clone()));
     let joined = copy.join(target, registry, &progress, &token).await;

@@ -290,12 +290,13 @@ impl SearchNode {
         let deadline = Instant::now() + START_WITHIN;
         loop {
             let path = "/_cluster/health?wait_for_status=yellow&timeout=1s";
-            if let Ok((200, _)) = http.request(reqwest::Method::GET, path, "").await {
+            let answer = http.request(reqwest::Method::GET, path, "").await;
+            if let Ok((200, _)) = answer {
                 return Ok(());
             }
             self.kept
                 .fail_if_over(deadline)
-                .with_context(|| format!("{} at {}", self.product, self.url()))?;
+                .with_context(|| format!("{} at {}: {answer:?}", self.product, self.url()))?;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

@@ -44,6 +44,7 @@ const ROLES: [Role; 3] = [
                 "indices:admin/create",
                 "indices:admin/get",
                 "indices:admin/mapping/put",
+                "indices:admin/settings/update",
                 "indices:data/write/bulk[s]",
                 "indices:data/write/index",
                 "indices:data/write/delete",
@@ -111,6 +112,7 @@ pub(crate) fn page(indices: &IndexPatterns, json: bool) -> String {
     page.push_str(
         "Without the refresh privilege (indices:admin/refresh, maintenance) run with --source-refresh natural, and verify with --no-refresh.\n\
          Without indices:data/read/mget at the source run with --deletes off: what is deleted there then stays at the target.\n\
+         Without indices:admin/settings/update at the target settings do not follow the source's later, which is said.\n\
          Without indices:admin/aliases at the target (on indices and aliases) aliases are not carried, which is said.\n\
          Without cluster:monitor/state at the source changes of mappings are noticed once a minute only.\n\
          Without indices:data/read/scroll (and its clear) verify reads by sequence number, which costs the cluster more.\n\

@@ -5,6 +5,7 @@
 //!   The delete goes first, because a bulk that indexes would create an index that is missing.
 //! - An index of no shards, which every cluster refuses: 400 where creating is allowed.
 //! - A field of a type that nobody has: 400 where the mapping may be changed.
+//! - A setting that nobody has: 400 where settings may be changed. A run can do without.
 
 use bytes::Bytes;
 use model::{IndexName, source_of};
@@ -49,6 +50,7 @@ pub(crate) async fn look(report: &mut Report, config: &ClientConfig, plan: &Plan
     let existing = writing(report, &client, &names).await;
     creating(report, &client, &names).await;
     mapping(report, &client, &names).await;
+    settings(report, &client, &names).await;
     origin(report, &client, &names, plan.source).await;
     if let Some(source) = plan.source {
         definitions(report, &source.client, &client, &existing).await;
@@ -203,6 +205,33 @@ async fn mapping(report: &mut Report, client: &Client, names: &[IndexName]) {
         }
     }
     report.ok(WHAT, "new fields may be added (indices:admin/mapping/put)");
+}
+
+/// A setting that changes at the source follows, where that is allowed.
+async fn settings(report: &mut Report, client: &Client, names: &[IndexName]) {
+    const WHAT: &str = "target settings";
+    if names.is_empty() {
+        return;
+    }
+    for name in names {
+        let request = Request::put(format!("/{}/_settings", encode(name.as_str())))
+            .json(r#"{"index.syncline_check.of_no_cluster":1}"#);
+        match client.send(request).await {
+            Ok(_) | Err(Error::Rejected { .. } | Error::IndexNotFound { .. }) => {}
+            Err(error @ Error::Forbidden { .. }) => {
+                return report.warn(
+                    WHAT,
+                    error,
+                    "grant it, or settings that change at the source do not follow, which is told as drift",
+                );
+            }
+            Err(error) => return report.fail(WHAT, &error, remedy(&error)),
+        }
+    }
+    report.ok(
+        WHAT,
+        "settings may follow the source's (indices:admin/settings/update)",
+    );
 }
 
 /// An index is filled from one source only, and says from which.

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use crate::{
     LEASE,
-    network::{LINKS, Link, Network, Trouble, Troubles},
+    network::{LINKS, Link, Network, Trouble, Troubles, WRITERS},
     support::{pipeline::Pipeline, program::Program},
 };
 
@@ -51,7 +51,7 @@ impl fmt::Display for Tally {
 /// An actor: what it is, and its name.
 type Actor = (Role, &'static str);
 
-/// Who may be there. All writers have one name and all watchers have one, so that whoever falls
+/// Who may be there; the writers first. All writers have one name and all watchers have one, so that whoever falls
 /// silent has a successor.
 const CAST: [Actor; 4] = [
     (Role::Writer, "writer-a"),
@@ -72,6 +72,18 @@ enum Victim {
     Disk(usize),
     /// The clock of one actor.
     Clock(usize),
+    /// What a writer has sent to the target, which comes there when another has gone on.
+    Bulks(usize),
+}
+
+/// A writer whose bulks come late.
+#[derive(Debug, Clone, Copy)]
+struct Late {
+    writer: usize,
+    /// Whether it is paused or killed, and when: by then it has sent something. `None` once it is.
+    falls: Option<(bool, Instant)>,
+    /// When what it has sent comes to the target.
+    arrives: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +118,7 @@ pub(crate) struct Actors {
     clocks: Vec<Clock>,
     /// When whose disk has room again.
     full: Vec<Option<Instant>>,
+    late: Option<Late>,
     _folder: TempDir,
     cast: &'static [Actor],
     actors: Vec<State>,
@@ -124,9 +137,10 @@ impl Actors {
         let network = Network::between(&mut pipeline, source, target).await?;
         let folder = tempfile::tempdir()?;
         let (mut actors, mut clocks) = (Vec::new(), Vec::new());
-        for &actor in cast {
+        for (at, actor) in cast.iter().enumerate() {
             let clock = Clock::new(folder.path(), actor.1)?;
-            actors.push(State::Running(start(&pipeline, actor, &clock)?));
+            let program = start(&mut pipeline, &network, at, &clock)?;
+            actors.push(State::Running(program));
             clocks.push(clock);
         }
         Ok(Actors {
@@ -134,6 +148,7 @@ impl Actors {
             network,
             clocks,
             full: vec![None; cast.len()],
+            late: None,
             _folder: folder,
             cast,
             actors,
@@ -172,6 +187,7 @@ impl Actors {
                         self.tally.clock_jumps += 1;
                         self.clocks[actor].set(jump)?;
                     }
+                    Victim::Bulks(writer) => self.delay_bulks(writer, severity < 5, away),
                 }
             }
             sleep(Duration::from_millis(10)).await;
@@ -182,13 +198,15 @@ impl Actors {
     fn victim(&self, random: &mut Rng) -> Victim {
         let actor = random.usize(0..self.cast.len());
         let link = LINKS[random.usize(0..LINKS.len())];
+        let writer = random.usize(0..WRITERS);
         match random.u32(0..100) {
             0..30 => Victim::Actor(actor),
             30..45 => Victim::Nats,
             45..52 => Victim::Everybody,
             52..84 => Victim::Link(link),
-            84..90 => Victim::Disk(actor),
-            _ => Victim::Clock(actor),
+            84..89 => Victim::Disk(actor),
+            89..93 => Victim::Clock(actor),
+            _ => Victim::Bulks(writer),
         }
     }
 
@@ -254,6 +272,39 @@ impl Actors {
         Ok(())
     }
 
+    /// Keeps back what a writer sends, lets it fall, and hands it over when its successor has gone on: what
+    /// was sent first comes last, and twice.
+    fn delay_bulks(&mut self, writer: usize, pauses: bool, sends: Duration) {
+        if self.late.is_none() && matches!(self.actors[writer], State::Running(_)) {
+            let falls = Instant::now() + sends / 2;
+            self.network.hold(writer);
+            self.late = Some(Late {
+                writer,
+                falls: Some((pauses, falls)),
+                arrives: falls + LEASE * 2,
+            });
+        }
+    }
+
+    /// Goes on with that.
+    async fn see_to_late_bulks(&mut self, now: Instant) -> Result<()> {
+        let Some(mut late) = self.late else {
+            return Ok(());
+        };
+        if let Some((pauses, at)) = late.falls
+            && at <= now
+        {
+            late.falls = None;
+            let away = late.arrives.saturating_duration_since(now);
+            self.harm(late.writer, pauses, away, away).await?;
+        }
+        self.late = (late.arrives > now).then_some(late);
+        if self.late.is_none() {
+            self.network.let_go();
+        }
+        Ok(())
+    }
+
     fn signal_nats(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.pipeline.nats.pid())?;
         Ok(nix::sys::signal::kill(
@@ -277,6 +328,7 @@ impl Actors {
             _ => {}
         }
         let now = Instant::now();
+        self.see_to_late_bulks(now).await?;
         self.network.heal(now);
         for (state, full) in self.actors.iter().zip(&mut self.full) {
             if full.is_some_and(|until| until <= now) {
@@ -286,12 +338,13 @@ impl Actors {
                 }
             }
         }
-        for (at, &actor) in self.cast.iter().enumerate() {
+        for at in 0..self.cast.len() {
             let state = std::mem::replace(&mut self.actors[at], State::Dead(Instant::now()));
             self.actors[at] = match state {
                 State::Dead(back) if back <= Instant::now() => {
                     self.full[at] = None;
-                    State::Running(start(&self.pipeline, actor, &self.clocks[at])?)
+                    let (pipeline, network) = (&mut self.pipeline, &self.network);
+                    State::Running(start(pipeline, network, at, &self.clocks[at])?)
                 }
                 State::Paused(program, back) if back <= Instant::now() => {
                     program.signal(Signal::SIGCONT)?;
@@ -303,7 +356,7 @@ impl Actors {
                         let words = last_error(&program);
                         // The only reason to end: a pause that was longer than the lease.
                         if status.code() != Some(1) || !words.contains("lease") {
-                            bail!("{} ended with {status}: {words}", actor.1);
+                            bail!("{} ended with {status}: {words}", self.cast[at].1);
                         }
                         self.tally.fenced += 1;
                         State::Dead(Instant::now())
@@ -318,6 +371,7 @@ impl Actors {
     /// Ends all harm.
     pub(crate) async fn restore(&mut self) -> Result<()> {
         let now = Instant::now();
+        self.late = None;
         self.network.restore();
         for full in self.full.iter_mut().flatten() {
             *full = now;
@@ -381,11 +435,15 @@ impl Actors {
     }
 }
 
-fn start(pipeline: &Pipeline, (role, _): Actor, clock: &Clock) -> Result<Program> {
-    let arguments = match role {
+/// Starts the actor of that number.
+fn start(pipeline: &mut Pipeline, network: &Network, at: usize, clock: &Clock) -> Result<Program> {
+    let arguments = match CAST[at].0 {
         // The ledger is one, as on one machine, so that whoever takes over knows what was published.
         Role::Watcher => pipeline.watcher_arguments("watcher"),
-        Role::Writer => pipeline.writer_arguments("es-writer"),
+        Role::Writer => {
+            pipeline.target = network.target_of(at);
+            pipeline.writer_arguments("es-writer")
+        }
     };
     Program::start_where_the_disk_may_fill_with(arguments, clock.variables())
 }

@@ -16,6 +16,16 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 const CLIENTS: usize = 3;
+/// What is there decides what becomes of it: whatever is applied twice or in another order shows.
+const SCRIPT: &str = "\
+    if (params.written % 11 == 0) { ctx.op = 'delete' } \
+    else if (params.written % 7 == 0) { ctx.op = 'none' } \
+    else { \
+        ctx._source.before = ctx._source.written; \
+        ctx._source.client = params.client; \
+        ctx._source.written = params.written; \
+        ctx._source.scripted = (ctx._source.containsKey('scripted') ? ctx._source.scripted : 0) + 1 \
+    }";
 
 /// Which indices there are. No two documents may share an id within one: a target may have other
 /// shards.
@@ -150,7 +160,7 @@ impl Client {
     /// Something that concerns the whole index.
     async fn upheaval(&mut self, index: &Index) -> Result<()> {
         let name = &index.name;
-        match self.random.u32(0..12) {
+        match self.random.u32(0..14) {
             0..4 => {
                 let mine = json!({ "query": { "bool": { "filter": [
                     { "term": { "client": self.number } },
@@ -171,7 +181,7 @@ impl Client {
                 let path = format!("/{name}/_mapping");
                 self.ask("PUT", &path, &mapping.to_string()).await
             }
-            _ => {
+            11 => {
                 // Another one with the same name; whoever writes first may be quicker in creating it.
                 self.ask("DELETE", &format!("/{name}"), "").await?;
                 let anew = Index {
@@ -181,7 +191,27 @@ impl Client {
                 let body = anew.definition().to_string();
                 self.ask("PUT", &format!("/{name}"), &body).await
             }
+            _ => self.reroute(index).await,
         }
+    }
+
+    /// Takes a primary away from its node, which has to recover it: its term rises.
+    async fn reroute(&mut self, index: &Index) -> Result<()> {
+        let shard = self.random.u32(0..index.shards);
+        let nodes = self.http.get_json("/_nodes?filter_path=nodes.*.name").await;
+        let nodes = nodes.unwrap_or_default(); // it may be dead at the moment
+        let Some((node, _)) = nodes["nodes"]
+            .as_object()
+            .and_then(|nodes| nodes.iter().next())
+        else {
+            return Ok(());
+        };
+        let cancel = json!({
+            "index": index.name, "shard": shard, "node": node, "allow_primary": true,
+        });
+        let body = json!({ "commands": [{ "cancel": cancel }] });
+        self.ask("POST", "/_cluster/reroute", &body.to_string())
+            .await
     }
 
     /// Asks for something that others may have made impossible; only that it is answered matters.
@@ -248,7 +278,15 @@ impl Client {
             return format!("{}\n{document}\n", json!({ "index": meta }));
         }
         meta["retry_on_conflict"] = 50.into();
-        let change = json!({ "doc": document, "doc_as_upsert": true });
+        let change = match self.random.u32(0..3) {
+            0 => json!({ "doc": document, "doc_as_upsert": true }),
+            1 => json!({ "doc": document, "upsert": { "client": client, "written": written } }),
+            // Not all of them change something, and some delete.
+            _ => json!({
+                "script": { "source": SCRIPT, "params": { "client": client, "written": written } },
+                "upsert": document,
+            }),
+        };
         format!("{}\n{change}\n", json!({ "update": meta }))
     }
 

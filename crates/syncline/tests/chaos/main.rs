@@ -1,6 +1,7 @@
 //! Kills, pauses, cuts off, fills up and misleads everything between two clusters at random, and the clusters too,
 //! under load, and wants equality: processes and search nodes die, connections break, hang, slow down, end in the
-//! middle or are refused, disks and the stream are full, clocks jump, indices are deleted and created anew.
+//! middle or are refused, bulks come late and twice, disks and the stream are full, clocks jump, primaries are taken from
+//! their nodes, indices are deleted and created anew.
 //!
 //! A run is its seed: the load and the faults follow from it, though not their exact interleaving.
 //! `cargo xtask chaos` runs many long ones; as a test it runs a few short ones with fresh seeds. How
@@ -24,9 +25,12 @@ use support::{
     pipeline::Pipeline,
 };
 use testkit::{NodeOptions, Product, SearchNode};
+use tokio::time::timeout;
 
 /// How long everything may take to arrive once nothing is killed any more.
 const CONVERGE_WITHIN: Duration = Duration::from_secs(120);
+/// How long a run may take beside the time of its faults.
+const LONGEST: Duration = Duration::from_secs(480);
 /// Short, so that pauses outlast it.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
@@ -94,11 +98,18 @@ async fn run(
     let pipeline = Pipeline::new(&source.url(), &target.url(), &plan.patterns()).await?;
     let clusters = (source.http(), target.http());
     let nodes = (source, target);
-    let outcome = live(&plan, pipeline, &mut random, seconds, nodes).await;
+    // Whatever hangs is a failure of this seed, and no end of all.
+    let life = live(&plan, pipeline, &mut random, seconds, nodes);
+    let outcome = timeout(seconds + LONGEST, life).await;
+    let outcome = outcome.unwrap_or_else(|late| Err(late).context("it hangs"));
     for index in plan.indices() {
         for cluster in [&clusters.0, &clusters.1] {
             let path = format!("/{index}?ignore_unavailable=true");
-            cluster.delete(&path).await?;
+            let deleted = cluster.delete(&path).await;
+            // What went wrong before says more.
+            if outcome.is_ok() {
+                deleted?;
+            }
         }
     }
     outcome
@@ -127,9 +138,11 @@ async fn live(
         actors.harass(random, Instant::now() + seconds),
         kill_nodes(nodes, fates),
     );
-    let operations = load.stop().await?;
-    harassed?;
+    // First: a client waits for a source that is away, and one that has not come back never answers.
     let node_kills = node_kills?;
+    harassed?;
+    let operations = timeout(CONVERGE_WITHIN, load.stop()).await;
+    let operations = operations.context("the source does not take what the clients send")??;
     actors.restore().await?;
 
     let quiet = Instant::now();

@@ -22,6 +22,9 @@ pub(crate) enum Link {
     Log,
 }
 
+/// How many writers there are.
+pub(crate) const WRITERS: usize = 2;
+
 pub(crate) const LINKS: [Link; 3] = [Link::Source, Link::Target, Link::Log];
 
 /// What happens to a connection.
@@ -61,91 +64,125 @@ pub(crate) struct Troubles {
     slow: usize,
     truncated: usize,
     refused: usize,
+    late: usize,
 }
 
 impl fmt::Display for Troubles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "connections {} times cut, {} half open, {} slow, {} truncated, {} refused",
-            self.cut, self.half_open, self.slow, self.truncated, self.refused
+            "connections {} times cut, {} half open, {} slow, {} truncated, {} refused, {} times \
+             bulks came late",
+            self.cut, self.half_open, self.slow, self.truncated, self.refused, self.late
         )
     }
 }
 
-/// Proxies in front of all servers.
+/// Proxies in front of all servers; each writer has its own to the target.
 pub(crate) struct Network {
-    proxies: [ChaosProxy; 3],
+    source: ChaosProxy,
+    targets: [ChaosProxy; WRITERS],
+    log: ChaosProxy,
     heal_at: [Option<Instant>; 3],
+    /// The writer whose requests to the target are kept back.
+    held: Option<usize>,
     pub(crate) troubles: Troubles,
 }
 
 impl Network {
-    /// Puts itself between the processes of a pipeline that has not begun.
+    /// Puts itself between the processes of a pipeline that has not begun. Where a writer finds the target
+    /// says [`Network::target_of`].
     pub(crate) async fn between(
         pipeline: &mut Pipeline,
         source: std::net::SocketAddr,
         target: std::net::SocketAddr,
     ) -> Result<Network> {
-        let proxies = [
-            ChaosProxy::start(source).await?,
-            ChaosProxy::start(target).await?,
-            ChaosProxy::start(pipeline.nats.address()).await?,
-        ];
-        pipeline.source = proxies[0].url("http");
-        pipeline.target = proxies[1].url("http");
-        pipeline.log = Some(proxies[2].url("nats"));
-        Ok(Network {
-            proxies,
+        let network = Network {
+            source: ChaosProxy::start(source).await?,
+            targets: [
+                ChaosProxy::start(target).await?,
+                ChaosProxy::start(target).await?,
+            ],
+            log: ChaosProxy::start(pipeline.nats.address()).await?,
             heal_at: [None; 3],
+            held: None,
             troubles: Troubles::default(),
-        })
+        };
+        pipeline.source = network.source.url("http");
+        pipeline.log = Some(network.log.url("nats"));
+        Ok(network)
+    }
+
+    /// The target's address for a writer.
+    pub(crate) fn target_of(&self, writer: usize) -> String {
+        self.targets[writer].url("http")
+    }
+
+    /// The proxies of a link, but for one that keeps something back.
+    fn proxies(&self, link: Link) -> Vec<&ChaosProxy> {
+        match link {
+            Link::Source => vec![&self.source],
+            Link::Log => vec![&self.log],
+            Link::Target => {
+                let targets = self.targets.iter().enumerate();
+                let free = targets.filter(|(writer, _)| self.held != Some(*writer));
+                free.map(|(_, proxy)| proxy).collect()
+            }
+        }
     }
 
     /// Disturbs a link for a while.
     pub(crate) fn disturb(&mut self, link: Link, trouble: Trouble, lasts: Duration) {
-        let (proxy, count) = (&self.proxies[link as usize], &mut self.troubles);
-        let counted = match trouble {
-            Trouble::Cut => {
-                proxy.cut();
-                &mut count.cut
+        for proxy in self.proxies(link) {
+            match trouble {
+                Trouble::Cut => proxy.cut(),
+                Trouble::HalfOpen => proxy.half_open(),
+                Trouble::Slow(by) => proxy.delay(by),
+                Trouble::Truncated(after) => proxy.truncate(after),
+                Trouble::Refused(status) => proxy.refuse(status),
             }
-            Trouble::HalfOpen => {
-                proxy.half_open();
-                &mut count.half_open
-            }
-            Trouble::Slow(by) => {
-                proxy.delay(by);
-                &mut count.slow
-            }
-            Trouble::Truncated(after) => {
-                proxy.truncate(after);
-                &mut count.truncated
-            }
-            Trouble::Refused(status) => {
-                proxy.refuse(status);
-                &mut count.refused
-            }
-        };
-        *counted += 1;
+        }
+        let count = &mut self.troubles;
+        *match trouble {
+            Trouble::Cut => &mut count.cut,
+            Trouble::HalfOpen => &mut count.half_open,
+            Trouble::Slow(_) => &mut count.slow,
+            Trouble::Truncated(_) => &mut count.truncated,
+            Trouble::Refused(_) => &mut count.refused,
+        } += 1;
         self.heal_at[link as usize] = Some(Instant::now() + lasts);
+    }
+
+    /// Keeps back what a writer sends to the target from now on.
+    pub(crate) fn hold(&mut self, writer: usize) {
+        self.targets[writer].half_open();
+        self.held = Some(writer);
+        self.troubles.late += 1;
+    }
+
+    /// Lets go of it, however late it is.
+    pub(crate) fn let_go(&mut self) {
+        if let Some(writer) = self.held.take() {
+            self.targets[writer].heal();
+        }
     }
 
     /// Heals what has lasted long enough.
     pub(crate) fn heal(&mut self, now: Instant) {
-        for (proxy, heal_at) in self.proxies.iter().zip(&mut self.heal_at) {
-            if heal_at.is_some_and(|at| at <= now) {
-                proxy.heal();
-                *heal_at = None;
+        for link in LINKS {
+            if self.heal_at[link as usize].is_some_and(|at| at <= now) {
+                self.proxies(link).iter().for_each(|proxy| proxy.heal());
+                self.heal_at[link as usize] = None;
             }
         }
     }
 
     /// Heals everything.
     pub(crate) fn restore(&mut self) {
-        for (proxy, heal_at) in self.proxies.iter().zip(&mut self.heal_at) {
-            proxy.heal();
-            *heal_at = None;
+        self.let_go();
+        for link in LINKS {
+            self.proxies(link).iter().for_each(|proxy| proxy.heal());
+            self.heal_at[link as usize] = None;
         }
     }
 }

@@ -257,3 +257,51 @@ async fn a_checkpoint_folder_of_another_cluster_is_refused_and_left_as_it_is() -
     ensure!(until_equal(&one.http(), &other.http(), &index, PATIENCE).await? == 59);
     Ok(())
 }
+
+/// It is stricter than the source's in one field and looser in another.
+#[tokio::test]
+async fn a_target_index_that_was_made_by_hand_gets_what_fits_and_the_rest_is_kept_as_letters()
+-> Result<()> {
+    let (source, target) = nodes().await;
+    let (from, to) = (source.http(), target.http());
+    let index = index_name("by-hand");
+    let mapping =
+        |kind: &str| json!({ "mappings": { "properties": { "code": { "type": kind } } } });
+    from.put_json(&format!("/{index}"), &mapping("keyword"))
+        .await?;
+    to.put_json(&format!("/{index}"), &mapping("long")).await?;
+    let put = async |id: usize, code: &str| {
+        let path = format!("/{index}/_doc/{id}");
+        from.put_json(&path, &json!({ "code": code })).await
+    };
+    for id in 0..20 {
+        put(id, if id % 5 == 0 { "A7" } else { "7" }).await?;
+    }
+    let pipeline = Pipeline::new(&source.url(), &target.url(), &index).await?;
+    let (watcher, writer) = (pipeline.watcher()?, pipeline.writer()?);
+    let letters = async || writer.metric("syncline_writer_dead_letters").await;
+    let are = async |count: f64| {
+        let what = format!("{count} letters");
+        testkit::wait_until(&what, PATIENCE, async || {
+            letters().await.is_ok_and(|letters| letters == count)
+        })
+        .await
+    };
+    are(4.0).await?;
+    ensure!(
+        writer.has_said(&["code", "keyword", "long"]),
+        "{}",
+        writer.last_words()
+    );
+    // What comes to fit, and what is deleted, needs no letter.
+    put(0, "8").await?;
+    from.delete(&format!("/{index}/_doc/5")).await?;
+    are(2.0).await?;
+    for id in [10, 15] {
+        put(id, "9").await?;
+    }
+    are(0.0).await?;
+    arrives(&from, &to, &index, &writer).await?;
+    watcher.stop().await?;
+    writer.stop().await
+}

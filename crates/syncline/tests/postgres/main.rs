@@ -9,6 +9,7 @@ mod docs;
 mod encryption;
 mod gateway;
 mod positions;
+mod questions;
 mod refusals;
 mod servers;
 mod services;

@@ -20,7 +20,8 @@ async fn after(server: &PostgresServer, database: &str, script: &str) -> Result<
     Ok(lsn.trim().to_owned())
 }
 
-async fn api(target: &str, index: &str, timeout: &str) -> Result<(Program, Http)> {
+/// The service over an index, for anybody.
+pub(crate) async fn api(target: &str, index: &str, flags: &[&str]) -> Result<(Program, Http)> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     let listen = listener.local_addr()?.to_string();
     drop(listener);
@@ -35,10 +36,8 @@ async fn api(target: &str, index: &str, timeout: &str) -> Result<(Program, Http)
         "--anonymous",
         "--schema-interval",
         "100ms",
-        "--position-timeout",
-        timeout,
     ];
-    let api = Program::start(arguments)?;
+    let api = Program::start([&arguments, flags].concat())?;
     api.ready().await?;
     Ok((api, Http::new(&format!("http://{listen}"))))
 }
@@ -78,7 +77,7 @@ async fn a_search_with_the_position_of_a_commit_sees_it_whatever_the_commit_was_
     };
     films.until_equal(&target.http(), PATIENCE).await?;
     let index = films.index();
-    let (api, asked) = api(&target.url(), &index, "60s").await?;
+    let (api, asked) = api(&target.url(), &index, &["--position-timeout", "60s"]).await?;
 
     for n in 2..12 {
         let script = format!("INSERT INTO films VALUES ({n}, 'Alien {n}')");
@@ -100,7 +99,8 @@ async fn a_search_with_the_position_of_a_commit_sees_it_whatever_the_commit_was_
     server.psql(&name, fill).await?;
     writer.kill().await?;
     let lsn = after(&server, &name, "INSERT INTO films VALUES (0, 'Last')").await?;
-    let (hasty, asked_hastily) = self::api(&target.url(), &index, "300ms").await?;
+    let (hasty, asked_hastily) =
+        self::api(&target.url(), &index, &["--position-timeout", "300ms"]).await?;
     let path = format!("/v1/{index}/count?min_lsn={}", search::encode(&lsn));
     let refused = asked_hastily.get_json(&path).await.unwrap_err().to_string();
     assert!(refused.contains("position-not-reached"), "{refused}");
