@@ -31,7 +31,7 @@ pub(crate) const BATCH_BYTES: usize = 1 << 20;
 pub(crate) const BATCH_ROWS: usize = 5000;
 /// What a snapshot that is gone, or a table that was altered meanwhile, is refused with: it is tried again
 /// with a new snapshot.
-const CHANGED_SINCE: [&str; 5] = ["42703", "42P01", "42704", "22023", "0A000"];
+const CHANGED_SINCE: [&str; 6] = ["42703", "42P01", "3F000", "42704", "22023", "0A000"];
 
 /// A snapshot that other sessions can take, at a position of the log: what was committed before is in it,
 /// what is committed later is not, and comes in the stream.
@@ -289,15 +289,9 @@ async fn work(
 }
 
 fn changed_since(error: SourceError, layout: &Layout) -> SourceError {
-    match &error {
-        SourceError::Postgres(inner)
-            if inner
-                .code()
-                .is_some_and(|code| CHANGED_SINCE.contains(&code)) =>
-        {
-            SourceError::Rewritten(layout.table.clone())
-        }
-        _ => error,
+    match error.is_one_of(&CHANGED_SINCE) {
+        true => SourceError::Rewritten(layout.table.clone()),
+        false => error,
     }
 }
 

@@ -121,6 +121,17 @@ pub enum SourceError {
     Registry(#[from] Fault),
 }
 
+impl SourceError {
+    /// Whether the server refused a statement with one of these codes (SQLSTATE).
+    pub(crate) fn is_one_of(&self, codes: &[&str]) -> bool {
+        let code = match self {
+            SourceError::Postgres(inner) => inner.code(),
+            _ => None,
+        };
+        code.is_some_and(|code| codes.contains(&code))
+    }
+}
+
 /// What an error means for the loop that carries changes.
 pub fn fault(error: SourceError) -> Fault {
     match error {

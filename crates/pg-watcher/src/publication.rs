@@ -179,6 +179,9 @@ async fn scopes_of(
     Ok(rows.iter().map(|row| (row.number(0), scope(row))).collect())
 }
 
+/// What the server says of a table, or of its schema, that is not there any more.
+pub(crate) const DROPPED_SINCE: [&str; 2] = ["42P01", "3F000"];
+
 /// Has a publication of ours hold exactly these tables.
 async fn maintain(
     session: &mut Connection,

@@ -221,13 +221,9 @@ impl TableRows {
     /// What a refusal means: what was altered or dropped since is not what is compared.
     fn told(&self, error: SourceError) -> SourceError {
         const OTHERWISE: [&str; 5] = ["42703", "42P01", "42704", "3F000", "42846"];
-        match &error {
-            SourceError::Postgres(inner)
-                if inner.code().is_some_and(|code| OTHERWISE.contains(&code)) =>
-            {
-                SourceError::Altered(self.layout.table.clone())
-            }
-            _ => error,
+        match error.is_one_of(&OTHERWISE) {
+            true => SourceError::Altered(self.layout.table.clone()),
+            false => error,
         }
     }
 }

@@ -24,7 +24,9 @@ impl Followed {
         server.psql(&name, schema).await?;
         let node = SearchNode::shared(Product::Es8).await;
         let mut arguments = vec!["sync".to_owned(), server.url(&name), node.url()];
-        arguments.extend(["--pg-look-every", "100ms"].map(str::to_owned));
+        if !flags.contains(&"--pg-look-every") {
+            arguments.extend(["--pg-look-every", "100ms"].map(str::to_owned));
+        }
         arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
         Ok(Followed {
             program: Program::follow(arguments)?,
@@ -140,6 +142,32 @@ async fn tables_that_are_created_altered_rewritten_and_dropped_stay_equal() -> R
               BEGIN; ALTER TABLE s.b DROP CONSTRAINT b_pkey; ALTER TABLE s.b ADD PRIMARY KEY (k); COMMIT")
         .await?;
     ensure!(followed.equal("s.b", "t.k").await? == 1000);
+    followed.program.stop().await
+}
+
+#[tokio::test]
+async fn tables_and_schemas_that_are_gone_before_they_are_looked_at_end_nothing() -> Result<()> {
+    let followed = Followed::start(
+        "fleeting",
+        "CREATE TABLE a (id int PRIMARY KEY, v int)",
+        &["--pg-look-every", "1ms"],
+    )
+    .await?;
+    followed.equal("public.a", "t.id").await?;
+    let fleeting = |n: usize| {
+        format!(
+            "CREATE TABLE t{n} AS SELECT g AS id FROM generate_series(1, 50) g; ALTER TABLE t{n} ADD PRIMARY KEY (id);
+             CREATE SCHEMA s{n}; CREATE TABLE s{n}.t (id int PRIMARY KEY); INSERT INTO s{n}.t VALUES ({n});
+             INSERT INTO a VALUES ({n}, {n}); DROP TABLE t{n}; DROP SCHEMA s{n} CASCADE;"
+        )
+    };
+    let script: String = (0..300).map(fleeting).collect();
+    followed.run(&script).await?;
+    followed
+        .run("CREATE TABLE last (id int PRIMARY KEY); INSERT INTO last VALUES (1)")
+        .await?;
+    ensure!(followed.equal("public.last", "t.id").await? == 1);
+    ensure!(followed.equal("public.a", "t.id").await? == 300);
     followed.program.stop().await
 }
 

@@ -38,18 +38,26 @@ impl Session<'_> {
 
     /// Reads the catalogue, and has the publication hold what is captured.
     pub(super) async fn publish(&mut self) -> Result<(), SourceError> {
-        self.types = Types::read(&mut self.control).await?;
-        self.catalogue = Catalogue::read(&mut self.control).await?;
-        let capture = &*self.capture;
-        self.published = publication::ensure(
-            &mut self.control,
-            &self.catalogue,
-            &capture.options,
-            &capture.slot,
-            capture.observer.as_ref(),
-        )
-        .await?;
-        self.lay_out().await
+        loop {
+            self.types = Types::read(&mut self.control).await?;
+            self.catalogue = Catalogue::read(&mut self.control).await?;
+            let capture = &*self.capture;
+            let published = publication::ensure(
+                &mut self.control,
+                &self.catalogue,
+                &capture.options,
+                &capture.slot,
+                capture.observer.as_ref(),
+            );
+            match published.await {
+                // Dropped since the catalogue was read: the next one does not have it.
+                Err(error) if error.is_one_of(&publication::DROPPED_SINCE) => {}
+                published => {
+                    self.published = published?;
+                    return self.lay_out().await;
+                }
+            }
+        }
     }
 
     /// A table that is not captured any more has a gap from now on: should it come back, it is copied.
