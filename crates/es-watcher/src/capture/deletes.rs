@@ -14,6 +14,8 @@ use crate::ledger::{BLOCK, Book, Counts, Entry, Ledger, block_of, numbers_of};
 const MOST_SUSPECTS: usize = 20_000;
 /// How many documents are read together: what a server returns at once.
 const READ_AT_ONCE: u64 = 10_000;
+/// How many blocks are asked for together: servers take 1,024 clauses in a query.
+const BLOCKS_AT_ONCE: usize = 500;
 /// How many of a shard's newest documents are compared in order to recognise it.
 const RECOGNISED_BY: u64 = 1000;
 /// How many documents are looked up together.
@@ -155,15 +157,15 @@ impl Comparison<'_> {
     }
 }
 
-/// How many of the blocks can be read together. A block has no more documents than numbers, but in a
-/// shrunk index.
+/// How many of the blocks can be read together. Fewer documents are alive in them than were known when they
+/// were counted, and they become no more: what is written has a new number.
 fn readable_together(blocks: &[u64], counted: &[(u64, u32)]) -> usize {
     let documents = |block| {
         let found = counted.binary_search_by_key(&block, |(block, _)| *block);
         found.map_or(0, |at| u64::from(counted[at].1))
     };
-    let sums = blocks.iter().scan(0, |sum, block| {
-        *sum += documents(*block).max(BLOCK);
+    let sums = blocks.iter().take(BLOCKS_AT_ONCE).scan(0, |sum, block| {
+        *sum += documents(*block);
         Some(*sum)
     });
     sums.take_while(|sum| *sum <= READ_AT_ONCE).count().max(1)
@@ -327,9 +329,13 @@ mod tests {
         let blocks: Vec<u64> = (10..100).collect();
         assert_eq!(readable_together(&blocks, &plain), 39);
         assert_eq!(readable_together(&blocks[..5], &plain), 5);
-        let shrunk = [(3, 1), (4, 6000), (5, 3000), (6, 900), (7, 50_000)];
+        let shrunk = [(3, 1), (4, 6000), (5, 3000), (6, 1000), (7, 50_000)];
         assert_eq!(readable_together(&[3, 4, 5, 6], &shrunk), 3);
         assert_eq!(readable_together(&[7, 8], &shrunk), 1);
+        // Of most of a busy shard's old blocks little is left.
+        let sparse: Counts = (0..1000).map(|block| (block, 3)).collect();
+        let blocks: Vec<u64> = (0..1000).collect();
+        assert_eq!(readable_together(&blocks, &sparse), BLOCKS_AT_ONCE);
     }
 
     #[test]

@@ -308,7 +308,7 @@ async fn fill(rng: &mut Rng, server: &PostgresServer, database: &str) -> Result<
             .iter()
             .map(|column| match rng.u8(0..6) {
                 0 => "NULL".to_owned(),
-                _ => literal(*one::<&str>(rng, column.values)),
+                _ => literal(one::<&str>(rng, column.values)),
             })
             .collect();
         script += &format!("INSERT INTO t VALUES ({id}, {});", values.join(", "));

@@ -16,6 +16,8 @@ use crate::changes::{Lag, look_for, sample_commits};
 const PER_SECOND: u32 = 500;
 /// Each waits for its commit, so several take turns.
 const SESSIONS: u32 = 5;
+/// One of so many commits is.
+const LOOKED_FOR: u64 = 10;
 const TABLE: &str = "
     CREATE TABLE commits (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, changed bigint, note text);
     INSERT INTO commits (note) VALUES ('the first')";
@@ -86,20 +88,18 @@ async fn measure(context: &Context, server: &PostgresServer, node: &SearchNode) 
         let (samples, arriving) = mpsc::channel(10_000);
         let time = Duration::from_secs(seconds);
         let mut writing = tokio::task::JoinSet::new();
-        for session in 0..SESSIONS {
-            let (session, samples) = (server.session(DATABASE)?, (samples.clone(), session));
+        for _ in 0..SESSIONS {
             let insert = |number| {
                 format!(
                     "INSERT INTO {INDEX} (changed, note) VALUES ({number}, 'a note of some words') RETURNING id"
                 )
             };
-            let (samples, _) = samples;
             writing.spawn(sample_commits(
-                session,
+                server.session(DATABASE)?,
                 INDEX,
                 PER_SECOND / SESSIONS,
                 time,
-                samples,
+                (samples.clone(), LOOKED_FOR),
                 insert,
             ));
         }

@@ -147,7 +147,7 @@ pub(super) async fn sample(
         "flights",
         SAMPLED_PER_SECOND,
         time,
-        samples,
+        (samples, 1),
         insert,
     )
     .await
