@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Result, bail};
 use fastrand::Rng;
 use serde_json::{Value, json};
-use testkit::{Http, unique_name};
+use testkit::{Http, Product, SearchNode, unique_name};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -90,14 +90,15 @@ pub(crate) struct Load {
 
 impl Load {
     /// Starts the clients, each with randomness of its own.
-    pub(crate) fn start(http: &Http, plan: &Plan, random: &mut Rng) -> Load {
+    pub(crate) fn start(source: &SearchNode, plan: &Plan, random: &mut Rng) -> Load {
         let stop = CancellationToken::new();
         let operations = Arc::new(AtomicUsize::new(0));
         let mut clients = JoinSet::new();
         for number in 0..CLIENTS {
             let client = Client {
                 number,
-                http: http.clone(),
+                http: source.http(),
+                has_scripts: has_scripts(source.product()),
                 plan: plan.clone(),
                 random: random.fork(),
                 written: 0,
@@ -125,6 +126,7 @@ impl Load {
 struct Client {
     number: usize,
     http: Http,
+    has_scripts: bool,
     plan: Plan,
     random: Rng,
     written: usize,
@@ -282,10 +284,11 @@ impl Client {
             0 => json!({ "doc": document, "doc_as_upsert": true }),
             1 => json!({ "doc": document, "upsert": { "client": client, "written": written } }),
             // Not all of them change something, and some delete.
-            _ => json!({
+            2 if self.has_scripts => json!({
                 "script": { "source": SCRIPT, "params": { "client": client, "written": written } },
                 "upsert": document,
             }),
+            _ => json!({ "doc": document, "detect_noop": false, "doc_as_upsert": true }),
         };
         format!("{}\n{change}\n", json!({ "update": meta }))
     }
@@ -297,6 +300,11 @@ impl Client {
             _ => self.random.usize(0..400),
         }
     }
+}
+
+/// Whether the node has a language for scripts: Elasticsearch's from the registries has none.
+fn has_scripts(product: Product) -> bool {
+    matches!(product, Product::Os2 | Product::Os3)
 }
 
 /// Whether every item that failed may succeed later.

@@ -131,7 +131,7 @@ async fn live(
         // Full again and again.
         pipeline.of_watcher = ["--stream-max-bytes", "8MB"].map(str::to_owned).into();
     }
-    let load = Load::start(source, plan, random);
+    let load = Load::start(nodes.0, plan, random);
     let mut actors = Actors::start(pipeline, addresses, random).await?;
     let fates = [fate(random, seconds), fate(random, seconds)];
     let (harassed, node_kills) = tokio::join!(
