@@ -87,7 +87,7 @@ pub(crate) fn open(
     // SAFETY: nobody else writes the file, the flags are either none, or to read alone, or those of a
     // file that is never opened again, and nothing but its headers is read before its length is checked.
     let env = unsafe { options.flags(flags).open(folder) }?;
-    check_length(&env).map_err(OpenError::Damaged)?;
+    check_length(&env, &file).map_err(OpenError::Damaged)?;
     Ok(env)
 }
 
@@ -114,15 +114,16 @@ fn check_headers(file: &Path) -> Result<(), String> {
     }
 }
 
-/// The file must be as long as its newest header says.
-fn check_length(env: &Env) -> Result<(), String> {
+/// The file is as long as its newest header says, or what it lacks at its end was never written: then every page
+/// that is reached is there, which is rare enough to be looked at.
+fn check_length(env: &Env, file: &Path) -> Result<(), String> {
     let pages = env.info().last_page_number as u64 + 1;
     let needed = pages * u64::from(env.stat().page_size);
     let found = env.real_disk_size().map_err(|error| error.to_string())?;
     if found < needed {
-        return Err(format!(
-            "{FILE} has {found} bytes where its header says {needed}"
-        ));
+        return pages::check(file).map_err(|damage| {
+            format!("{FILE} has {found} bytes where its header says {needed}: {damage}")
+        });
     }
     Ok(())
 }
@@ -158,4 +159,62 @@ pub(crate) fn fail_headers(folder: &Path) {
     let mut exchanged = unsafe { OwnedFd::from_raw_fd(of_headers) };
     nix::unistd::dup2(&readable, &mut exchanged).unwrap();
     assert_eq!(exchanged.into_raw_fd(), of_headers);
+}
+
+#[cfg(test)]
+mod tests {
+    use heed::types::Bytes;
+
+    use super::*;
+
+    fn opened(folder: &Path) -> Result<Env, OpenError> {
+        open(folder, EnvFlags::empty(), |_| Ok(()))
+    }
+
+    /// What a commit took and gave back is not written, and may be the end of the file.
+    #[test]
+    fn a_file_whose_last_pages_were_never_written_is_whole_and_one_that_was_cut_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(FILE);
+        let env = opened(folder.path()).unwrap();
+        let table: heed::Database<Bytes, Bytes> = {
+            let mut txn = env.write_txn().unwrap();
+            let table = env.create_database(&mut txn, Some("t")).unwrap();
+            table.put(&mut txn, &b"kept"[..], &[1; 3000][..]).unwrap();
+            txn.commit().unwrap();
+            table
+        };
+        // Where the free pages lie decides whether the last one is among them.
+        let lacks = |round: usize| {
+            let passing = |n: u32| [b"passing", &n.to_be_bytes()[..]].concat();
+            commit(&env, |txn| {
+                let count = 20 * (1 + round as u32);
+                for n in 0..count {
+                    table.put(txn, &passing(n), &[2; 3000])?;
+                }
+                for n in (0..count).rev() {
+                    table.delete(txn, &passing(n)).map(drop)?;
+                }
+                Ok(())
+            })
+            .unwrap();
+            let pages = env.info().last_page_number as u64 + 1;
+            fs::metadata(&file).unwrap().len() < pages * u64::from(env.stat().page_size)
+        };
+        assert!((0..50).any(lacks), "nothing is tested");
+        drop(env);
+
+        let env = opened(folder.path()).unwrap();
+        let txn = env.read_txn().unwrap();
+        let table = env.open_database::<Bytes, Bytes>(&txn, Some("t")).unwrap();
+        assert_eq!(
+            table.unwrap().get(&txn, b"kept").unwrap(),
+            Some(&[1; 3000][..])
+        );
+        drop(txn);
+        drop(env);
+        let whole = fs::File::options().write(true).open(&file).unwrap();
+        whole.set_len(2 * 4096 + 100).unwrap();
+        assert!(matches!(opened(folder.path()), Err(OpenError::Damaged(_))));
+    }
 }
