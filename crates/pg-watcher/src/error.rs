@@ -122,13 +122,9 @@ pub enum SourceError {
 }
 
 impl SourceError {
-    /// Whether the server refused a statement with one of these codes (SQLSTATE).
+    /// Whether the server refused a statement with one of these SQLSTATEs.
     pub(crate) fn is_one_of(&self, codes: &[&str]) -> bool {
-        let code = match self {
-            SourceError::Postgres(inner) => inner.code(),
-            _ => None,
-        };
-        code.is_some_and(|code| codes.contains(&code))
+        matches!(self, SourceError::Postgres(inner) if inner.is_one_of(codes))
     }
 }
 

@@ -100,13 +100,7 @@ async fn read(
     let keys: Vec<Vec<String>> = keys.filter_map(|key| key.collect()).collect();
     let found = match rows_of(connection, layout, &keys).await {
         // The table is copied again because of that, and what is there now comes with it.
-        Err(error)
-            if error
-                .code()
-                .is_some_and(|code| CHANGED_SINCE.contains(&code)) =>
-        {
-            return Ok(());
-        }
+        Err(error) if error.is_one_of(&CHANGED_SINCE) => return Ok(()),
         found => found?,
     };
     for row in found {

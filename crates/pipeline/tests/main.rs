@@ -175,8 +175,6 @@ fn asked_again(seed: u64) -> Vec<Batch> {
     batches
 }
 
-/// Both ends are killed at random moments, messages and acknowledgments get lost, the store is busy
-/// and keeps no tombstones; then everything is left to finish.
 /// What becomes of the next batches, fewer than `most`.
 fn arrivals(dice: &mut fastrand::Rng, most: usize) -> Vec<Arrival> {
     let fates = [Arrival::Stored, Arrival::Lost, Arrival::Unacknowledged];
@@ -194,6 +192,8 @@ fn answers(dice: &mut fastrand::Rng) -> Vec<Answer> {
     answers.collect()
 }
 
+/// Both ends are killed at random moments, messages and acknowledgments get lost, the store is busy
+/// and keeps no tombstones; then everything is left to finish.
 async fn survive(seed: u64, batches: Vec<Batch>) {
     let mut dice = fastrand::Rng::with_seed(seed);
     let expected = truth(&batches);

@@ -115,6 +115,11 @@ impl Error {
         }
     }
 
+    /// Whether the server has refused with one of these SQLSTATEs.
+    pub fn is_one_of(&self, codes: &[&str]) -> bool {
+        self.code().is_some_and(|code| codes.contains(&code))
+    }
+
     /// Whether it may work later without anybody doing something.
     pub fn passes(&self) -> bool {
         match self {

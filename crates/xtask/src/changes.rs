@@ -185,7 +185,8 @@ pub(crate) async fn sample_commits(
     index: &'static str,
     per_second: u32,
     time: Duration,
-    (samples, one_of): (mpsc::Sender<Sample>, u64),
+    samples: mpsc::Sender<Sample>,
+    one_of: u64,
     insert: impl Fn(u64) -> String,
 ) -> Result<()> {
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / per_second);

@@ -92,7 +92,8 @@ pub(crate) fn open(
 }
 
 /// Opens the environment in `folder` to read it, while another process of this machine may write it; `None`
-/// where there is none. Its pages are not walked: they change.
+/// where there is none. Its pages change, so they are not walked unless the file is short, and then a commit that
+/// comes meanwhile may pass for damage.
 pub(crate) fn visit(folder: &Path) -> Result<Option<Env>, OpenError> {
     match folder.join(FILE).try_exists() {
         Ok(true) => open(folder, EnvFlags::READ_ONLY, |_| Ok(())).map(Some),

@@ -325,3 +325,30 @@ async fn the_schema_says_what_can_be_asked_and_follows_the_mapping() -> Result<(
     );
     Ok(())
 }
+
+/// OpenSearch itself finds nothing by it, so that its negation would find too much.
+#[tokio::test]
+async fn a_pattern_of_nothing_is_the_empty_text_on_every_product() -> Result<()> {
+    for product in testkit::matrix() {
+        let node = SearchNode::shared(product).await;
+        let http = node.http();
+        let index = unique_name("empty");
+        let mappings = json!({ "mappings": { "properties": { "k": { "type": "keyword" } } } });
+        http.put_json(&format!("/{index}"), &mappings).await?;
+        let documents = [
+            ("1", json!({ "k": "" })),
+            ("2", json!({ "k": "a" })),
+            ("3", json!({})),
+        ];
+        http.index_documents(&index, documents).await?;
+        let (key, entry) = key(&["web"]);
+        let api = Api::start(node, &[entry], &["--indices", &index]).await?;
+        for (filter, expected) in [("like.", "1"), ("ilike.", "1"), ("not.like.", "2")] {
+            let found = api
+                .ok(&key, &format!("/v1/{index}/search?k={filter}"))
+                .await?;
+            assert_eq!(ids(&found), [expected], "{product}: k={filter}");
+        }
+    }
+    Ok(())
+}

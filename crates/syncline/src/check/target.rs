@@ -196,15 +196,11 @@ async fn mapping(report: &mut Report, client: &Client, names: &[IndexName]) {
     if names.is_empty() {
         return;
     }
-    for name in names {
-        let request = Request::put(format!("/{}/_mapping", encode(name.as_str())))
-            .json(r#"{"properties":{"syncline-check":{"type":"of no cluster"}}}"#);
-        match client.send(request).await {
-            Ok(_) | Err(Error::Rejected { .. } | Error::IndexNotFound { .. }) => {}
-            Err(error) => return report.fail(WHAT, &error, remedy(&error)),
-        }
+    let field = r#"{"properties":{"syncline-check":{"type":"of no cluster"}}}"#;
+    match may_put(client, names, "_mapping", field).await {
+        Ok(()) => report.ok(WHAT, "new fields may be added (indices:admin/mapping/put)"),
+        Err(error) => report.fail(WHAT, &error, remedy(&error)),
     }
-    report.ok(WHAT, "new fields may be added (indices:admin/mapping/put)");
 }
 
 /// A setting that changes at the source follows, where that is allowed.
@@ -213,25 +209,36 @@ async fn settings(report: &mut Report, client: &Client, names: &[IndexName]) {
     if names.is_empty() {
         return;
     }
+    let setting = r#"{"index.syncline_check.of_no_cluster":1}"#;
+    match may_put(client, names, "_settings", setting).await {
+        Ok(()) => report.ok(
+            WHAT,
+            "settings may follow the source's (indices:admin/settings/update)",
+        ),
+        Err(error @ Error::Forbidden { .. }) => report.warn(
+            WHAT,
+            error,
+            "grant it, or settings that change at the source do not follow, which is told as drift",
+        ),
+        Err(error) => report.fail(WHAT, &error, remedy(&error)),
+    }
+}
+
+/// Asks of each index for what no cluster does: where it is refused as such, the user may ask for it.
+async fn may_put(
+    client: &Client,
+    names: &[IndexName],
+    what: &str,
+    body: &'static str,
+) -> Result<(), Error> {
     for name in names {
-        let request = Request::put(format!("/{}/_settings", encode(name.as_str())))
-            .json(r#"{"index.syncline_check.of_no_cluster":1}"#);
+        let request = Request::put(format!("/{}/{what}", encode(name.as_str()))).json(body);
         match client.send(request).await {
             Ok(_) | Err(Error::Rejected { .. } | Error::IndexNotFound { .. }) => {}
-            Err(error @ Error::Forbidden { .. }) => {
-                return report.warn(
-                    WHAT,
-                    error,
-                    "grant it, or settings that change at the source do not follow, which is told as drift",
-                );
-            }
-            Err(error) => return report.fail(WHAT, &error, remedy(&error)),
+            Err(error) => return Err(error),
         }
     }
-    report.ok(
-        WHAT,
-        "settings may follow the source's (indices:admin/settings/update)",
-    );
+    Ok(())
 }
 
 /// An index is filled from one source only, and says from which.

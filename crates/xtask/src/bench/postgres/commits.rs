@@ -16,7 +16,7 @@ use crate::changes::{Lag, look_for, sample_commits};
 const PER_SECOND: u32 = 500;
 /// Each waits for its commit, so several take turns.
 const SESSIONS: u32 = 5;
-/// One of so many commits is.
+/// One of so many commits is looked for.
 const LOOKED_FOR: u64 = 10;
 const TABLE: &str = "
     CREATE TABLE commits (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, changed bigint, note text);
@@ -99,7 +99,8 @@ async fn measure(context: &Context, server: &PostgresServer, node: &SearchNode) 
                 INDEX,
                 PER_SECOND / SESSIONS,
                 time,
-                (samples.clone(), LOOKED_FOR),
+                samples.clone(),
+                LOOKED_FOR,
                 insert,
             ));
         }

@@ -147,7 +147,8 @@ pub(super) async fn sample(
         "flights",
         SAMPLED_PER_SECOND,
         time,
-        (samples, 1),
+        samples,
+        1,
         insert,
     )
     .await
