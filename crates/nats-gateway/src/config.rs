@@ -62,7 +62,7 @@ pub struct Args {
         help_heading = "Filtering"
     )]
     pub jq_timeout: Millis,
-    /// How much memory jq expressions may take.
+    /// How much memory a process of jq expressions may take; there is one for each core, four at most.
     #[arg(
         long,
         env = "JQ_MEMORY",

@@ -6,13 +6,18 @@
 //! letter with that reason, and the next one gets a new child.
 //!
 //! Over the child's pipes go frames: a length of four bytes, little-endian, then that much. The programs
-//! first, answered by a single byte when they are compiled, then for each document a frame of the program's number (two bytes) and the document, answered by a
-//! frame of one letter: `d` and a document, `n` for none, `e` and a reason.
+//! first, answered by a single byte when they are compiled, then for each document a frame of the program's number (two
+//! bytes) and the document, answered by a frame of one letter: `d` and a document, `n` for none, `e` and a reason.
+//!
+//! Documents are sent ahead of the answers, as many as fit into the pipe, so that the two processes do not wait for each
+//! other at every one. Where an answer is missing then, nobody knows yet which document is to blame: those that were
+//! sent go to a new child once more, one at a time, each with all the time and memory it may have.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, BufReader, BufWriter, Read, Write},
     os::fd::AsFd,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -20,20 +25,67 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::resource::{Resource, setrlimit},
 };
-use transform::{Jq, RunJq};
+use transform::{Answer, Jq, Question, RunJq};
 
 /// The command that the child is started with, instead of a service's name.
 pub const WORKER: &str = "jq-worker";
 
 /// The largest frame, in bytes: a document and room for what a program adds.
 const LARGEST: usize = 256 << 20;
+/// How much is sent ahead of the answers, in bytes. A pipe takes 64 KiB, of which small writes can waste half; what is
+/// sent ahead always fits, so that sending never waits for a child that waits for us.
+const AHEAD: usize = 32 << 10;
+/// How long the child may keep answers to send several at once.
+const FLUSH_AFTER: Duration = Duration::from_millis(2);
 /// How long the child may take to compile the programs.
 const START_WITHIN: Duration = Duration::from_secs(10);
+
+/// The processes of one rule set: as many as work at once, each kept for the next batch.
+#[derive(Debug)]
+pub(crate) struct JqPool {
+    programs: Arc<[String]>,
+    timeout: Duration,
+    memory: u64,
+    idle: Mutex<Vec<JqProcess>>,
+}
+
+impl JqPool {
+    /// For these programs, each document with so much time and memory (in bytes).
+    pub(crate) fn new(programs: &[String], timeout: Duration, memory: u64) -> JqPool {
+        JqPool {
+            programs: programs.into(),
+            timeout,
+            memory,
+            idle: Mutex::default(),
+        }
+    }
+
+    /// One of them; the child is started when it is needed.
+    pub(crate) fn take(&self) -> JqProcess {
+        let idle = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        idle.unwrap_or_else(|| JqProcess {
+            programs: Arc::clone(&self.programs),
+            timeout: self.timeout,
+            memory: self.memory,
+            child: None,
+        })
+    }
+
+    /// Keeps it for the next one who takes one.
+    pub(crate) fn put_back(&self, process: JqProcess) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.push(process);
+    }
+}
 
 /// Runs programs in a child.
 #[derive(Debug)]
 pub struct JqProcess {
-    programs: Vec<String>,
+    programs: Arc<[String]>,
     timeout: Duration,
     memory: u64,
     child: Option<Worker>,
@@ -44,6 +96,8 @@ struct Worker {
     child: Child,
     input: ChildStdin,
     output: ChildStdout,
+    /// What was read of the output and is not used yet.
+    read: Vec<u8>,
 }
 
 /// Why a child did not answer.
@@ -66,73 +120,131 @@ impl JqProcess {
     /// For these programs, each document with so much time and memory (in bytes). The child is started when it is
     /// needed.
     pub fn new(programs: &[String], timeout: Duration, memory: u64) -> JqProcess {
-        JqProcess {
-            programs: programs.to_vec(),
-            timeout,
-            memory,
-            child: None,
-        }
+        JqPool::new(programs, timeout, memory).take()
     }
 
-    fn ask(&mut self, program: u16, document: &[u8]) -> Result<Vec<u8>, Silence> {
+    fn worker(&mut self) -> Result<&mut Worker, Silence> {
         if self.child.is_none() {
             let mut worker =
                 Worker::start(&self.programs, self.memory).map_err(Silence::NoChild)?;
             // It compiles first, which is not the document's time.
-            worker.read(&mut [0], Instant::now() + START_WITHIN)?;
+            worker.wait_until_compiled()?;
             self.child = Some(worker);
         }
-        let Some(worker) = &mut self.child else {
-            return Err(Silence::Ended);
-        };
-        let mut head = Vec::with_capacity(6);
-        head.extend(((document.len() + 2) as u32).to_le_bytes());
-        head.extend(program.to_le_bytes());
-        worker.input.write_all(&head)?;
-        worker.input.write_all(document)?;
-        worker.input.flush()?;
-        let deadline = Instant::now() + self.timeout;
-        let mut length = [0; 4];
-        worker.read(&mut length, deadline)?;
-        let length = u32::from_le_bytes(length) as usize;
-        if length > LARGEST {
-            return Err(Silence::Ended);
+        self.child.as_mut().ok_or(Silence::Ended)
+    }
+
+    /// Adds the answers to the questions that have none yet, until the child falls silent.
+    fn ask(
+        &mut self,
+        questions: &[Question],
+        answers: &mut Vec<Answer>,
+        sent: &mut Sent,
+    ) -> Result<(), Silence> {
+        let timeout = self.timeout;
+        let worker = self.worker()?;
+        while answers.len() < questions.len() {
+            let frames = sent.more(questions, answers.len());
+            if !frames.is_empty() {
+                worker.input.write_all(&frames)?;
+            }
+            let answer = worker.read_frame(Instant::now() + timeout)?;
+            answers.push(read_answer(answer));
         }
-        let mut answer = vec![0; length];
-        worker.read(&mut answer, deadline)?;
-        Ok(answer)
+        Ok(())
+    }
+
+    /// What is said of a document that the child fell silent over.
+    fn blame(&self, silence: &Silence) -> String {
+        match silence {
+            Silence::Late => format!(
+                "the jq expression took longer than {:?} (--jq-timeout) and was stopped",
+                self.timeout
+            ),
+            Silence::Ended => format!(
+                "the jq expression asked for more memory than {} MB (--jq-memory), or too deep a recursion, and was \
+                 stopped",
+                self.memory >> 20
+            ),
+            Silence::NoChild(error) => format!("the process for jq cannot be started: {error}"),
+        }
     }
 }
 
 impl RunJq for JqProcess {
-    fn run(&mut self, program: usize, document: &[u8]) -> Result<Option<Vec<u8>>, String> {
-        let number = u16::try_from(program).map_err(|_| "there are too many programs")?;
-        let answer = match self.ask(number, document) {
-            Ok(answer) => answer,
-            Err(silence) => {
-                self.child = None;
-                return Err(match silence {
-                    Silence::Late => format!(
-                        "the jq expression took longer than {:?} (--jq-timeout) and was stopped",
-                        self.timeout
-                    ),
-                    Silence::Ended => format!(
-                        "the jq expression asked for more memory than {} MB (--jq-memory), or too deep a \
-                         recursion, and was stopped",
-                        self.memory >> 20
-                    ),
-                    Silence::NoChild(error) => {
-                        format!("the process for jq cannot be started: {error}")
-                    }
-                });
+    fn run(&mut self, question: &Question) -> Answer {
+        let mut answers = self.run_all(std::slice::from_ref(question));
+        answers.pop().unwrap_or_else(|| read_answer(Vec::new()))
+    }
+
+    fn run_all(&mut self, questions: &[Question]) -> Vec<Answer> {
+        let mut answers = Vec::with_capacity(questions.len());
+        let mut sent = Sent::default();
+        while let Err(silence) = self.ask(questions, &mut answers, &mut sent) {
+            self.child = None;
+            if sent.is_one(answers.len()) {
+                answers.push(Err(self.blame(&silence)));
             }
-        };
-        match answer.split_first() {
-            Some((b'd', document)) => Ok(Some(document.to_vec())),
-            Some((b'n', _)) => Ok(None),
-            Some((_, reason)) => Err(String::from_utf8_lossy(reason).into_owned()),
-            None => Err("the process for jq does not answer".to_owned()),
+            sent.is_lost(answers.len());
         }
+        answers
+    }
+}
+
+/// How many questions the child has.
+#[derive(Debug, Default)]
+struct Sent {
+    questions: usize,
+    /// Up to here questions are sent one at a time, as one of them is to blame for a silence.
+    singly_until: usize,
+}
+
+impl Sent {
+    /// The frames that go out now, where so many questions are answered: one always, and more while they fit into the
+    /// pipe together.
+    fn more(&mut self, questions: &[Question], answered: usize) -> Vec<u8> {
+        let length = |question: &Question| question.document.len() + 6;
+        let waiting = questions.get(answered..self.questions).unwrap_or_default();
+        let mut ahead: usize = waiting.iter().map(length).sum();
+        let mut frames = Vec::new();
+        // In large portions: every write wakes the child.
+        if ahead > AHEAD / 2 {
+            return frames;
+        }
+        while let Some(question) = questions.get(self.questions) {
+            let is_first = self.questions == answered;
+            let fits = ahead + length(question) <= AHEAD && answered >= self.singly_until;
+            if !is_first && !fits {
+                break;
+            }
+            ahead += length(question);
+            frames.extend(((question.document.len() + 2) as u32).to_le_bytes());
+            let program = u16::try_from(question.program).unwrap_or(u16::MAX);
+            frames.extend(program.to_le_bytes());
+            frames.extend_from_slice(&question.document);
+            self.questions += 1;
+        }
+        frames
+    }
+
+    /// Whether the child has a single question, so that it is that one's fault; or none, so that it cannot be started.
+    fn is_one(&self, answered: usize) -> bool {
+        self.questions <= answered + 1
+    }
+
+    /// What was sent and not answered is sent anew, singly.
+    fn is_lost(&mut self, answered: usize) {
+        self.singly_until = self.singly_until.max(self.questions);
+        self.questions = answered;
+    }
+}
+
+fn read_answer(frame: Vec<u8>) -> Answer {
+    match frame.split_first() {
+        Some((b'd', document)) => Ok(Some(document.to_vec())),
+        Some((b'n', _)) => Ok(None),
+        Some((_, reason)) => Err(String::from_utf8_lossy(reason).into_owned()),
+        None => Err("the process for jq does not answer".to_owned()),
     }
 }
 
@@ -157,11 +269,34 @@ impl Worker {
             child,
             input,
             output,
+            read: Vec::new(),
         })
     }
 
-    fn read(&mut self, mut into: &mut [u8], deadline: Instant) -> Result<(), Silence> {
-        while !into.is_empty() {
+    fn wait_until_compiled(&mut self) -> Result<(), Silence> {
+        self.fill(1, Instant::now() + START_WITHIN)?;
+        self.read.remove(0);
+        Ok(())
+    }
+
+    /// The next frame of its output.
+    fn read_frame(&mut self, deadline: Instant) -> Result<Vec<u8>, Silence> {
+        self.fill(4, deadline)?;
+        let length = self.read.first_chunk::<4>().copied().unwrap_or_default();
+        let length = u32::from_le_bytes(length) as usize;
+        if length > LARGEST {
+            return Err(Silence::Ended);
+        }
+        self.fill(4 + length, deadline)?;
+        let frame = self.read[4..4 + length].to_vec();
+        self.read.drain(..4 + length);
+        Ok(frame)
+    }
+
+    /// Reads until there are so many bytes.
+    fn fill(&mut self, length: usize, deadline: Instant) -> Result<(), Silence> {
+        let mut chunk = [0; 16 << 10];
+        while self.read.len() < length {
             let left = deadline.saturating_duration_since(Instant::now());
             // Rounded up, so that less than a millisecond is no busy loop.
             let left =
@@ -173,9 +308,9 @@ impl Worker {
                 Err(nix::errno::Errno::EINTR) => continue,
                 Err(_) => return Err(Silence::Ended),
             }
-            match self.output.read(into)? {
+            match self.output.read(&mut chunk)? {
                 0 => return Err(Silence::Ended),
-                read => into = &mut into[read..],
+                read => self.read.extend_from_slice(&chunk[..read]),
             }
         }
         Ok(())
@@ -199,7 +334,8 @@ pub fn work(memory: &str) -> io::Result<()> {
     let memory: u64 = memory.parse().map_err(io::Error::other)?;
     setrlimit(Resource::RLIMIT_DATA, memory, memory).map_err(io::Error::from)?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(io::Error::from)?;
-    let (mut input, mut output) = (io::stdin().lock(), io::stdout().lock());
+    let mut input = BufReader::with_capacity(AHEAD, io::stdin().lock());
+    let mut output = BufWriter::with_capacity(AHEAD, io::stdout().lock());
     let mut count = [0; 4];
     input.read_exact(&mut count)?;
     let mut programs = Vec::new();
@@ -210,11 +346,15 @@ pub fn work(memory: &str) -> io::Result<()> {
     let mut jq = Jq::compile(programs.iter().map(String::as_str)).map_err(io::Error::other)?;
     output.write_all(b"r")?;
     output.flush()?;
+    let mut flushed = Instant::now();
     while let Some(frame) = read_frame(&mut input)? {
         let (number, document) = frame
             .split_first_chunk::<2>()
             .ok_or(io::ErrorKind::UnexpectedEof)?;
-        let answer = jq.run(u16::from_le_bytes(*number).into(), document);
+        let answer = jq.run(&Question {
+            program: u16::from_le_bytes(*number).into(),
+            document: document.to_vec(),
+        });
         let (letter, rest) = match answer {
             Ok(Some(document)) => (b'd', document),
             Ok(None) => (b'n', Vec::new()),
@@ -223,7 +363,11 @@ pub fn work(memory: &str) -> io::Result<()> {
         output.write_all(&((rest.len() + 1) as u32).to_le_bytes())?;
         output.write_all(&[letter])?;
         output.write_all(&rest)?;
-        output.flush()?;
+        // Whoever waits has sent nothing more, or has waited long enough to think the next document slow.
+        if input.buffer().is_empty() || flushed.elapsed() >= FLUSH_AFTER {
+            output.flush()?;
+            flushed = Instant::now();
+        }
     }
     Ok(())
 }

@@ -16,25 +16,22 @@ mod address;
 mod outbox;
 mod work;
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use model::{Batch, Content, IndexDefinition, Operation, Origin, Version, Via, wire};
+use model::{Batch, Change, Content, IndexDefinition, IndexName, Operation, Origin, Version, Via};
 use pipeline::{
     Captured, ChangeSource, DeadLetter, DeadLetters, Delivery, Fault, MessageSource, Payload,
     Replay, Replayed,
 };
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::sync::watch;
 
 use address::{Address, Addresses};
 use outbox::Outbox;
 pub use outbox::Passage;
-use work::{Job, Worked};
+use work::{Job, Unreadable, Work, Worked, Workshop};
 
-use crate::{GatewayMetrics, control::InForce, jq::JqProcess};
+use crate::{GatewayMetrics, control::InForce, jq::JqPool};
 
 /// How often the loop says that it lives while there is nothing to do.
 const PULSE: Duration = Duration::from_secs(5);
@@ -45,20 +42,33 @@ pub struct Relay<R, D> {
     letters: Arc<D>,
     rules: watch::Receiver<Arc<InForce>>,
     in_force: Arc<InForce>,
-    jq: Arc<Mutex<JqProcess>>,
+    jq: Arc<JqPool>,
     jq_limits: (Duration, u64),
     paused: watch::Receiver<bool>,
     metrics: Arc<GatewayMetrics>,
     addresses: Addresses,
     /// Whether more is read than the rules let through.
     reads_more: bool,
-    /// A batch that the rules are applied to elsewhere.
-    at_work: Option<JoinHandle<Worked>>,
+    /// The batches that the rules are applied to elsewhere. Nothing that came after them goes out before them.
+    workshop: Workshop,
+    /// An entry that has to wait until they are through.
+    held: Option<Delivery>,
+    /// Whether the log has ended.
+    is_over: bool,
     outbox: Outbox,
     /// A letter that was sent again and waits for what came before it.
     replay: Option<Replaying>,
     /// The newest entry that is settled.
     settled: u64,
+}
+
+/// What there is to do next.
+enum Next {
+    Entry(Delivery),
+    /// A batch is through the rules.
+    Work(Box<Work>),
+    /// The log has ended.
+    Over,
 }
 
 #[derive(Debug)]
@@ -92,19 +102,21 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
     ) -> Relay<R, D> {
         let in_force = Arc::clone(&rules.borrow());
         metrics.in_force(in_force.rules.hash(), in_force.since_ms);
-        let process = JqProcess::new(in_force.rules.programs(), jq.0, jq.1);
+        let pool = JqPool::new(in_force.rules.programs(), jq.0, jq.1);
         let mut relay = Relay {
             reader,
             letters: Arc::new(letters),
             rules,
             in_force,
-            jq: Arc::new(Mutex::new(process)),
+            jq: Arc::new(pool),
             jq_limits: jq,
             paused,
             metrics,
             addresses: Addresses::default(),
             reads_more: false,
-            at_work: None,
+            workshop: Workshop::new(),
+            held: None,
+            is_over: false,
             outbox: Outbox::default(),
             replay: None,
             settled: 0,
@@ -127,8 +139,8 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
         let rules = &self.in_force.rules;
         self.metrics.in_force(rules.hash(), self.in_force.since_ms);
         self.addresses.forget();
-        let process = JqProcess::new(rules.programs(), self.jq_limits.0, self.jq_limits.1);
-        self.jq = Arc::new(Mutex::new(process));
+        let (timeout, memory) = self.jq_limits;
+        self.jq = Arc::new(JqPool::new(rules.programs(), timeout, memory));
         self.want();
     }
 
@@ -144,13 +156,15 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
         self.metrics.wants(subjects);
     }
 
-    /// The next entry. Cancel safe.
-    async fn read(&mut self) -> Result<Option<Delivery>, Fault> {
+    /// The next entry, or the next batch that the rules were applied to. Cancel safe.
+    async fn read(&mut self) -> Result<Next, Fault> {
         loop {
             if self.reads_more && self.letters.is_empty() {
                 self.want();
             }
             let paused = *self.paused.borrow_and_update();
+            // Other rules count once nothing is at work under the old ones: until then its letters are not known.
+            let reads = !paused && self.workshop.has_room() && !self.has_other_rules();
             self.metrics.paused(paused);
             self.metrics
                 .waiting(self.reader.pending(), self.reader.left_out());
@@ -159,27 +173,64 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
                 // Fails when nobody can change it any more, and then the process ends anyhow.
                 Ok(()) = self.paused.changed() => {}
                 // Before the reader: it may not pass over any more by what was wanted before.
-                Ok(()) = self.rules.changed() => self.follow_rules(),
+                Ok(()) = self.rules.changed(), if self.workshop.is_empty() => self.follow_rules(),
+                delivery = self.reader.next(), if reads => {
+                    return Ok(delivery?.map_or(Next::Over, Next::Entry));
+                }
+                work = self.workshop.next() => return work.map(|work| Next::Work(Box::new(work))),
                 () = tokio::time::sleep(PULSE) => {}
-                delivery = self.reader.next(), if !paused => return delivery,
             }
         }
     }
 
-    fn take(&mut self, delivery: Delivery) -> Result<(), Fault> {
+    /// Whether what is at work has to come to its end first.
+    fn drains(&self) -> bool {
+        self.held.is_some() || self.replay.is_some() || self.is_over
+    }
+
+    fn has_other_rules(&self) -> bool {
+        self.rules.has_changed().unwrap_or(false)
+    }
+
+    /// Whether the rules are applied to an entry, so that it may be at work together with those before it.
+    fn is_work(&mut self, delivery: &Delivery) -> bool {
+        let Payload::Batch(batch) = &delivery.payload else {
+            return false;
+        };
+        if self.has_other_rules()
+            || !matches!(batch.content, Content::Changes(_) | Content::Sealed(_))
+        {
+            return false;
+        }
+        let address = self.address(delivery.subject.as_ref());
+        let plan = address
+            .as_ref()
+            .ok()
+            .and_then(|address| address.plan.as_ref());
+        plan.is_some_and(|plan| plan.passes_whole().is_none() && !plan.drops_all())
+    }
+
+    fn take(&mut self, delivery: Delivery) {
+        if !self.workshop.is_empty() && !self.is_work(&delivery) {
+            self.held = Some(delivery);
+            return;
+        }
         let Delivery {
             sequence,
             subject,
             payload,
         } = delivery;
-        if self.rules.has_changed().unwrap_or(false) {
+        if self.has_other_rules() {
             self.follow_rules();
         }
         match payload {
             Payload::Nothing => self.outbox.pass_over(sequence),
-            Payload::Unreadable { reason, body } => {
-                self.unreadable(sequence, subject, body, reason);
-            }
+            Payload::Unreadable { reason, body } => self.unreadable(Unreadable {
+                sequence,
+                subject,
+                body,
+                reason,
+            }),
             Payload::Replay(batch, replay) => {
                 self.replay = Some(Replaying {
                     sequence,
@@ -189,11 +240,15 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
                 });
             }
             Payload::Batch(batch) => match self.address(subject.as_ref()) {
-                Err(reason) => self.unreadable(sequence, subject, Bytes::new(), reason),
+                Err(reason) => self.unreadable(Unreadable {
+                    sequence,
+                    subject,
+                    body: Bytes::new(),
+                    reason,
+                }),
                 Ok(address) => self.batch(sequence, subject, &batch, &address),
             },
         }
-        Ok(())
     }
 
     fn address(&mut self, subject: Option<&Arc<str>>) -> Result<Arc<Address>, String> {
@@ -243,16 +298,7 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
                 return self.outbox.pass_over(sequence);
             }
         }
-        match wire::open(batch) {
-            Ok(batch) => self.work(sequence, subject, batch, address, None),
-            Err(error) => {
-                let body = match &batch.content {
-                    Content::Sealed(sealed) => sealed.body.clone(),
-                    _ => Bytes::new(),
-                };
-                self.unreadable(sequence, subject, body, error.to_string());
-            }
-        }
+        self.work(sequence, subject, Arc::clone(batch), address, None);
     }
 
     /// Passes on what an index looks like, to where its documents may go.
@@ -324,7 +370,7 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
         &mut self,
         sequence: u64,
         subject: Option<Arc<str>>,
-        batch: Batch,
+        batch: Arc<Batch>,
         address: &Arc<Address>,
         replay: Option<Replay>,
     ) {
@@ -335,50 +381,67 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
             batch,
             address: Arc::clone(address),
             in_force: Arc::clone(&self.in_force),
-            letters: Arc::clone(&self.letters),
             jq: Arc::clone(&self.jq),
             metrics: Arc::clone(&self.metrics),
             replay,
         };
-        let runs_jq = address
-            .plan
-            .as_ref()
-            .is_some_and(|plan| plan.runs_jq(&self.in_force.rules));
-        match runs_jq {
-            true => self.at_work = Some(tokio::task::spawn_blocking(move || job.run())),
-            false => {
-                let worked = job.run();
-                self.worked(worked);
-            }
+        match job.is_large() || !self.workshop.is_empty() {
+            true => self.workshop.start(job),
+            false => self.worked(job.run()),
         }
     }
 
-    fn worked(&mut self, worked: Worked) {
-        let outcome = match worked.letters.is_empty() {
+    fn worked(&mut self, work: Work) {
+        let worked = match work {
+            Ok(worked) => worked,
+            Err(unreadable) => return self.unreadable(*unreadable),
+        };
+        let outcome = match worked.failed.is_empty() {
             true => Replayed::Written,
             false => Replayed::Refused,
         };
-        self.outbox.parking.extend(worked.letters);
+        self.outbox.parking.extend(worked.letters());
+        // The letters of everything before it are parked by now.
+        let settled = match self.letters.is_empty() {
+            true => Vec::new(),
+            false => self.settled_by(&worked),
+        };
+        let Worked {
+            sequence,
+            origin,
+            outputs,
+            replay,
+            ..
+        } = worked;
         let passage = Passage {
-            settled: worked.settled,
-            replayed: worked.replay.map(|replay| (replay, outcome)),
+            settled,
+            replayed: replay.map(|replay| (replay, outcome)),
             ..Passage::default()
         };
-        let batches = worked.outputs.into_iter().map(|(index, changes)| Batch {
+        let batches = outputs.into_iter().map(|(index, changes)| Batch {
             index,
-            origin: worked.origin.clone(),
+            origin: origin.clone(),
             content: Content::Changes(changes),
         });
-        self.outbox.put(worked.sequence, batches.collect(), passage);
+        self.outbox.put(sequence, batches.collect(), passage);
     }
 
-    fn unreadable(
-        &mut self,
-        sequence: u64,
-        subject: Option<Arc<str>>,
-        body: Bytes,
-        reason: String,
-    ) {
+    fn settled_by(&self, worked: &Worked) -> Vec<(IndexName, Change)> {
+        let index = &worked.batch.index;
+        let answered = worked.answered();
+        let settled = answered.filter(|change| self.letters.may_hold(index, change));
+        settled
+            .map(|change| (index.clone(), change.clone()))
+            .collect()
+    }
+
+    fn unreadable(&mut self, unreadable: Unreadable) {
+        let Unreadable {
+            sequence,
+            subject,
+            body,
+            reason,
+        } = unreadable;
         self.metrics.refused();
         self.outbox.parking.push_back(DeadLetter {
             sequence,
@@ -428,7 +491,7 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
         let address = self.address(subject.as_ref());
         match address {
             Ok(address) if is_parked && address.plan.is_some() => {
-                self.work(sequence, subject, (*batch).clone(), &address, Some(replay));
+                self.work(sequence, subject, batch, &address, Some(replay));
             }
             _ => {
                 let passage = Passage {
@@ -455,10 +518,13 @@ impl<R: MessageSource, D: DeadLetters> ChangeSource for Relay<R, D> {
             if let Some(captured) = self.outbox.ready.pop_front() {
                 return Ok(Some(captured));
             }
-            if let Some(at_work) = &mut self.at_work {
-                let worked = at_work.await.map_err(Fault::fatal)?;
-                self.at_work = None;
-                self.worked(worked);
+            if self.drains() && !self.workshop.is_empty() {
+                let work = self.workshop.next().await?;
+                self.worked(work);
+                continue;
+            }
+            if let Some(held) = self.held.take() {
+                self.take(held);
                 continue;
             }
             if self.replay.is_some() {
@@ -469,9 +535,13 @@ impl<R: MessageSource, D: DeadLetters> ChangeSource for Relay<R, D> {
                 self.replay().await?;
                 continue;
             }
+            if self.is_over {
+                return Ok(None);
+            }
             match self.read().await? {
-                None => return Ok(None),
-                Some(delivery) => self.take(delivery)?,
+                Next::Over => self.is_over = true,
+                Next::Entry(delivery) => self.take(delivery),
+                Next::Work(work) => self.worked(*work),
             }
         }
     }

@@ -20,6 +20,11 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{Args, Control, GatewayMetrics, Relay};
 
+/// What may be under way to the output, and what is asked of the input at a time, in bytes; more for single messages that
+/// are larger. A gateway lives where memory is dear: half of what the others take.
+const WINDOW: usize = 4 << 20;
+const AHEAD: usize = 2 << 20;
+
 /// A gateway whose loop has not come round for this long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(120);
 /// How long the output may take to acknowledge a batch.
@@ -299,7 +304,10 @@ impl Gateway<'_> {
         self.health.readiness.set("input", Ok(()));
         self.health.readiness.set("output", Ok(()));
         tracing::info!(after = ?self.began.elapsed(), "carrying");
-        let window = PublishOptions::default();
+        let window = PublishOptions {
+            bytes: WINDOW,
+            ..PublishOptions::default()
+        };
         let observer = self.observer.as_ref();
         let publishing = publish(&mut relay, &mut sink, &window, observer, self.shutdown);
         let ended = tokio::select! {
@@ -336,6 +344,7 @@ impl Gateway<'_> {
             holder: runtime::process_name("nats-gateway"),
             lease: args.lease.into(),
             sealed: true,
+            max_bytes: AHEAD,
             output: Some(Output {
                 bus: ends.output.clone(),
                 stream: into,

@@ -35,6 +35,9 @@ transforms:
     route: { index: "users-{country}", values: [de, fr, it] }
 "#;
 
+/// More than is worth a thread of its own.
+const LARGE: usize = 20 << 10;
+
 struct Gateway {
     control: Control,
     _folder: tempfile::TempDir,
@@ -123,10 +126,12 @@ fn clear(index: &str, position: u64) -> Batch {
 }
 
 /// A random history of documents that come, change their country and state, and go, one by one or all at once: of few
-/// that change often, or of many that nothing later makes up for.
+/// that change often, or of many that nothing later makes up for. In every second one some are so large that the rules
+/// are applied in threads of their own, several entries at once.
 fn history(seed: u64) -> Vec<Batch> {
     let mut dice = fastrand::Rng::with_seed(seed);
     let (mut position, documents) = (0, if dice.bool() { 6 } else { 60 });
+    let largest = if dice.bool() { LARGE } else { 0 };
     let mut batches = Vec::new();
     for _ in 0..dice.usize(1..40) {
         if dice.u8(0..15) == 0 {
@@ -139,8 +144,9 @@ fn history(seed: u64) -> Vec<Batch> {
             position += 1;
             let status = dice.choice(["live", "dead"]).unwrap();
             let country = dice.choice(["de", "fr", "it"]).unwrap();
+            let pad = "x".repeat(*dice.choice([0, 0, largest].iter()).unwrap());
             let text = format!(
-                r#"{{"status":"{status}","country":"{country}","secret":"s{position}","n":{position}}}"#
+                r#"{{"status":"{status}","country":"{country}","pad":"{pad}","secret":"s{position}","n":{position}}}"#
             );
             let document = Document::from_json(text.into());
             let action = match dice.u8(0..5) {
@@ -345,6 +351,35 @@ async fn what_a_rule_does_not_work_on_is_a_letter_until_something_newer_has_pass
         &"users".parse().unwrap(),
         &index(2, 2, "")
     ));
+}
+
+/// Several entries are at work at once, and each of them has to know of the letters of those before it.
+#[tokio::test(start_paused = true)]
+async fn a_letter_is_settled_by_what_comes_right_behind_it_however_large_both_are() {
+    let gateway = Gateway::with(BY_COUNTRY);
+    let (mut input, letters) = (MemoryLog::default(), MemoryStore::default());
+    let large = |id, position, country: &str| {
+        let text = format!(r#"{{"country":"{country}","pad":"{}"}}"#, "x".repeat(LARGE));
+        batch("users", vec![index(id, position, &text)])
+    };
+    let mut batches = Vec::new();
+    for id in 0..20 {
+        batches.push(large(id, 2 * id + 1, "xx"));
+        batches.push(large(id, 2 * id + 2, if id == 7 { "yy" } else { "de" }));
+    }
+    fill(&mut input, &batches).await;
+    run_over(&gateway, &input, &letters).await;
+    let left = letters.letters();
+    let left: Vec<_> = left
+        .iter()
+        .filter_map(|letter| letter.change.as_ref())
+        .map(|change| (change.id.as_str(), change.version.position()))
+        .collect();
+    assert_eq!(
+        left,
+        [("7", 16)],
+        "the newest state of a document, where no rule had an answer"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -29,13 +29,33 @@ const FORBIDDEN: &[&str] = &[
     "strflocaltime",
 ];
 
+/// A document that a program has to be run on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// The program's number in the rule set.
+    pub program: usize,
+    /// The document.
+    pub document: Vec<u8>,
+}
+
+/// What came out: another document, `None` where the program yielded nothing, or why it failed.
+pub type Answer = Result<Option<Vec<u8>>, String>;
+
 /// Runs the jq programs of a rule set by their numbers.
 pub trait RunJq {
     /// The document that a program makes of another; `None` where it yields nothing.
     ///
     /// # Errors
     /// When the program fails, or yields several documents or none that is an object, with the reason.
-    fn run(&mut self, program: usize, document: &[u8]) -> Result<Option<Vec<u8>>, String>;
+    fn run(&mut self, question: &Question) -> Answer;
+
+    /// The answers to many questions, one for each, in their order.
+    fn run_all(&mut self, questions: &[Question]) -> Vec<Answer> {
+        questions
+            .iter()
+            .map(|question| self.run(question))
+            .collect()
+    }
 }
 
 type Filter = jaq_core::Filter<data::JustLut<Val>>;
@@ -64,9 +84,10 @@ impl Jq {
 }
 
 impl RunJq for Jq {
-    fn run(&mut self, program: usize, document: &[u8]) -> Result<Option<Vec<u8>>, String> {
-        let filter = self.0.get(program).ok_or("there is no such program")?;
-        let input = read::parse_single(document).map_err(|error| error.to_string())?;
+    fn run(&mut self, question: &Question) -> Answer {
+        let filter = self.0.get(question.program);
+        let filter = filter.ok_or("there is no such program")?;
+        let input = read::parse_single(&question.document).map_err(|error| error.to_string())?;
         let context = Ctx::<data::JustLut<Val>>::new(&filter.lut, Vars::new([]));
         let mut outputs = filter.id.run((context, input)).map(unwrap_valr);
         let Some(output) = outputs.next() else {
@@ -154,7 +175,11 @@ mod tests {
     use super::*;
 
     fn run(program: &str, document: &str) -> Result<Option<String>, String> {
-        let output = Jq::compile([program])?.run(0, document.as_bytes())?;
+        let question = Question {
+            program: 0,
+            document: document.into(),
+        };
+        let output = Jq::compile([program])?.run(&question)?;
         Ok(output.map(|json| String::from_utf8(json).unwrap()))
     }
 

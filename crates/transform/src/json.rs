@@ -43,12 +43,13 @@ pub(crate) enum JsonError {
 impl<'a> Node<'a> {
     /// A document.
     pub(crate) fn document(bytes: &'a [u8]) -> Result<Node<'a>, JsonError> {
-        let raw: &RawValue = serde_json::from_slice(bytes)
-            .map_err(|error| JsonError::Malformed(error.to_string()))?;
-        let mut node = Node::Raw(raw);
-        match node.open() {
-            Node::Object(_) => Ok(node),
-            _ => Err(JsonError::NoObject),
+        // One pass over the text checks all of it and opens the first level.
+        if let Ok(node @ Node::Object(_)) = open(bytes) {
+            return Ok(node);
+        }
+        match serde_json::from_slice::<&RawValue>(bytes) {
+            Ok(_) => Err(JsonError::NoObject),
+            Err(error) => Err(JsonError::Malformed(error.to_string())),
         }
     }
 
@@ -67,7 +68,9 @@ impl<'a> Node<'a> {
         match self {
             Node::Raw(raw) => {
                 // Whoever has made the raw value has checked it, so that this does not fail.
-                if let Some(opened) = open(raw.get()) {
+                if raw.get().starts_with(['{', '['])
+                    && let Ok(opened) = open(raw.get().as_bytes())
+                {
                     *self = opened;
                 }
             }
@@ -261,8 +264,15 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// The value as JSON, in memory for `length` bytes at first.
+    pub(crate) fn to_json(&self, length: usize) -> Vec<u8> {
+        let mut json = Vec::with_capacity(length);
+        self.write(&mut json);
+        json
+    }
+
     /// Appends the value as JSON.
-    pub(crate) fn write(&self, json: &mut Vec<u8>) {
+    fn write(&self, json: &mut Vec<u8>) {
         match self {
             Node::Raw(raw) => json.extend_from_slice(raw.get().as_bytes()),
             Node::Text(text) => json.extend_from_slice(text.as_bytes()),
@@ -341,9 +351,7 @@ mod tests {
     fn changed(document: &str, change: impl FnOnce(&mut Node<'_>)) -> String {
         let mut node = Node::document(document.as_bytes()).unwrap();
         change(&mut node);
-        let mut json = Vec::new();
-        node.write(&mut json);
-        String::from_utf8(json).unwrap()
+        String::from_utf8(node.to_json(0)).unwrap()
     }
 
     #[test]

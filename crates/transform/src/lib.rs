@@ -4,7 +4,7 @@
 //! - [`RuleSet::read`] reads a rule file, or says everything that is wrong with it.
 //! - [`RuleSet::plan`] decides what can be decided about a subject; a plan that
 //!   [passes whole](Plan::passes_whole) needs no look at any change.
-//! - [`RuleSet::apply`] decides about one change. A document is opened only where a rule looks.
+//! - [`RuleSet::apply`] decides about one change; [`RuleSet::apply_all`] about many. A document is opened only where a rule looks.
 //!
 //! **Versions.** What goes on keeps the version of its change, whatever the rules make of the document. A
 //! document that a condition on its fields drops may be at the target from an earlier version that met the
@@ -27,7 +27,7 @@ mod subjects;
 
 use std::path::PathBuf;
 
-pub use jq::{Jq, RunJq};
+pub use jq::{Answer, Jq, Question, RunJq};
 pub use rules::{Outcome, Plan, RuleError, RuleSet, Selection};
 pub use scope::At;
 pub use subjects::MOST_SUBJECTS;

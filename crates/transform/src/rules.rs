@@ -1,23 +1,24 @@
 //! A rule set, and what becomes of a change under it.
 
+mod apply;
 mod places;
 
 use std::fmt;
 
-use bytes::Bytes;
 use config::{Issue, tree::Issues};
-use model::{Action as Does, Change, Document, IndexName, IndexPatterns, Operation};
+use model::{Change, IndexName, IndexPatterns, Operation};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::{
-    KeySource, RunJq,
+    Answer, KeySource, RunJq,
     filter::{self, Condition, Dropped, Filter, Mode},
     json::Node,
     read::{File, read},
     route::{Route, Target},
     scope::{At, Scope},
-    step::{Action, Done},
+    step::Action,
 };
+use apply::{Advance, Applying};
 
 /// What flags select, in front of all rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -219,99 +220,46 @@ impl RuleSet {
         change: &Change,
         jq: &mut dyn RunJq,
     ) -> Result<Outcome, RuleError> {
-        if let Some(dropper) = plan.dropped {
-            return Ok(Outcome::Dropped(self.name_of(dropper)));
-        }
-        let target = plan.target.as_ref().map_err(|reason| RuleError {
-            rule: "route".to_owned(),
-            reason: reason.clone(),
-        })?;
-        let Some(document) = change.document() else {
-            return Ok(Outcome::Changed(everywhere(target, change)));
-        };
-        let is_plain = matches!(target, Target::One(_));
-        if !plan.looks && plan.steps.is_empty() && is_plain {
-            return Ok(Outcome::Changed(vec![(
-                target.places()[0].clone(),
-                change.clone(),
-            )]));
-        }
-        let failed = |rule: &str, reason: &dyn fmt::Display| RuleError {
-            rule: rule.to_owned(),
-            reason: reason.to_string(),
-        };
-        let mut bytes = document.as_bytes().to_vec();
-        let mut dropper = None;
-        let mut next = plan.steps.iter();
-        let mut place = None;
-        let mut is_first = true;
-        // A jq program gives a new text, of which the rest is done anew.
+        let mut applying = Applying::new(self, plan, change);
+        let mut answer = None;
         loop {
-            let mut rewritten = None;
-            {
-                let mut node =
-                    Node::document(&bytes).map_err(|error| failed("document", &error))?;
-                if std::mem::take(&mut is_first) {
-                    if plan.looks {
-                        dropper = self.dropped_by(&plan.at, Some(&mut node));
-                    }
-                    // The place is that of the document as the source has it.
-                    if !is_plain && dropper.is_none() {
-                        let found = target.of(&mut node);
-                        place = Some(found.map_err(|error| failed("route", &error))?.clone());
-                    }
-                }
-                while dropper.is_none() && rewritten.is_none() {
-                    let Some(&number) = next.next() else { break };
-                    let step = &self.steps[number];
-                    if let Some(predicate) = &step.on.document
-                        && !predicate.holds(&mut node)
-                    {
-                        continue;
-                    }
-                    let done = step.action.run(&mut node, jq, &mut rewritten);
-                    if done.map_err(|error| failed(&step.name, &error))? == Done::Dropped {
-                        dropper = Some(Dropper::Step(number));
-                    }
-                }
-                if dropper.is_none() && rewritten.is_none() && !plan.steps.is_empty() {
-                    let mut written = Vec::with_capacity(bytes.len() + 64);
-                    node.write(&mut written);
-                    drop(node);
-                    bytes = written;
-                    break;
-                }
-            }
-            match rewritten {
-                Some(text) => bytes = text,
-                None => break,
+            match applying.advance(answer) {
+                Advance::Asks(question) => answer = Some(jq.run(&question)),
+                Advance::Done(outcome) => return outcome,
             }
         }
-        if let Some(dropper) = dropper {
-            return Ok(Outcome::Removed(
-                self.name_of(dropper),
-                everywhere(target, &delete(change)),
-            ));
+    }
+
+    /// The same for many changes, of which a jq program gets all documents at once.
+    pub fn apply_all(
+        &self,
+        plan: &Plan,
+        changes: &[Change],
+        jq: &mut dyn RunJq,
+    ) -> Vec<Result<Outcome, RuleError>> {
+        let mut all: Vec<_> = changes
+            .iter()
+            .map(|change| Applying::new(self, plan, change))
+            .collect();
+        let unanswered = || Err(apply::failed("jq", &"it was not answered"));
+        let mut outcomes: Vec<_> = changes.iter().map(|_| unanswered()).collect();
+        let mut turn: Vec<(usize, Option<Answer>)> =
+            (0..changes.len()).map(|at| (at, None)).collect();
+        while !turn.is_empty() {
+            let (mut asking, mut asked) = (Vec::new(), Vec::new());
+            for (at, answer) in turn {
+                match all[at].advance(answer) {
+                    Advance::Done(outcome) => outcomes[at] = outcome,
+                    Advance::Asks(question) => {
+                        asking.push(at);
+                        asked.push(question);
+                    }
+                }
+            }
+            let answers = jq.run_all(&asked).into_iter().map(Some);
+            turn = asking.into_iter().zip(answers).collect();
         }
-        let document = Document::from_json(Bytes::from(bytes));
-        let changed = Change {
-            action: match change.action {
-                Does::Update(_) => Does::Update(document),
-                _ => Does::Index(document),
-            },
-            ..change.clone()
-        };
-        let Some(place) = place else {
-            return Ok(Outcome::Changed(vec![(
-                target.places()[0].clone(),
-                changed,
-            )]));
-        };
-        // What was in another place leaves it with the same version.
-        let mut changes = vec![(place.clone(), changed)];
-        let others = target.places().into_iter().filter(|index| **index != place);
-        changes.extend(others.map(|index| (index.clone(), delete(change))));
-        Ok(Outcome::Changed(changes))
+        outcomes
     }
 }
 
@@ -376,21 +324,6 @@ impl Selection {
             }),
         ];
         filters.into_iter().flatten().collect()
-    }
-}
-
-fn everywhere(target: &Target, change: &Change) -> Vec<(IndexName, Change)> {
-    let places = target.places().into_iter();
-    places
-        .map(|index| (index.clone(), change.clone()))
-        .collect()
-}
-
-/// The end of a document, with the version at which it stopped to belong to the target.
-fn delete(change: &Change) -> Change {
-    Change {
-        action: Does::Delete,
-        ..change.clone()
     }
 }
 

@@ -5,7 +5,6 @@ use jiff::{Timestamp, Zoned, civil, fmt::strtime, tz::TimeZone};
 use sha2::Sha256;
 
 use crate::{
-    RunJq,
     json::{JsonError, Node, Path, plain},
     predicate::Predicate,
 };
@@ -90,6 +89,8 @@ pub(crate) enum DateForm {
 pub(crate) enum Done {
     Kept,
     Dropped,
+    /// The program of that number has to be run on it.
+    Asks(usize),
 }
 
 /// Why a step did not work.
@@ -104,19 +105,11 @@ pub(crate) enum StepError {
         form: String,
         reason: String,
     },
-    #[error("{0}")]
-    Jq(String),
 }
 
 impl Action {
-    /// Does it to a document. What comes out of a jq program is left in `rewritten`, which takes the
-    /// document's place.
-    pub(crate) fn run<'a>(
-        &self,
-        document: &mut Node<'a>,
-        jq: &mut dyn RunJq,
-        rewritten: &mut Option<Vec<u8>>,
-    ) -> Result<Done, StepError> {
+    /// Does it to a document, or says which program is asked to.
+    pub(crate) fn run(&self, document: &mut Node<'_>) -> Result<Done, StepError> {
         match self {
             Action::Rename { from, to } => document.rename(from.names(), to.last()),
             Action::Remove(fields) => {
@@ -150,14 +143,7 @@ impl Action {
                     date.rewrite(document, field)?;
                 }
             }
-            Action::Jq(program) => {
-                let mut json = Vec::new();
-                document.write(&mut json);
-                match jq.run(*program, &json).map_err(StepError::Jq)? {
-                    None => return Ok(Done::Dropped),
-                    Some(json) => *rewritten = Some(json),
-                }
-            }
+            Action::Jq(program) => return Ok(Done::Asks(*program)),
             Action::Drop(predicate) => {
                 if predicate
                     .as_ref()

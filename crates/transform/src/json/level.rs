@@ -10,14 +10,12 @@ use serde_json::value::RawValue;
 
 use super::{Node, Text};
 
-/// Cuts an object or an array into its parts; `None` for anything else.
-pub(super) fn open(text: &str) -> Option<Node<'_>> {
-    match text.as_bytes().first()? {
-        b'{' | b'[' => serde_json::from_str::<Level<'_>>(text)
-            .ok()
-            .map(|level| level.0),
-        _ => None,
-    }
+/// Most documents have fewer fields, and an object without any memory of its own is rare.
+const FIELDS: usize = 16;
+
+/// Cuts an object or an array into its parts.
+pub(super) fn open(text: &[u8]) -> serde_json::Result<Node<'_>> {
+    serde_json::from_slice::<Level<'_>>(text).map(|level| level.0)
 }
 
 struct Level<'a>(Node<'a>);
@@ -38,7 +36,7 @@ impl<'de> Visitor<'de> for LevelVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node<'de>, A::Error> {
-        let mut entries = Vec::new();
+        let mut entries = Vec::with_capacity(FIELDS);
         while let Some((key, value)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
             entries.push((key.0, Node::Raw(value)));
         }

@@ -46,18 +46,41 @@ impl Path {
 
 /// How many names of a path a key stands for, dots and all; 0 where it is another key.
 pub(super) fn covers(key: &str, path: &[String]) -> usize {
-    let Some(first) = path.first() else { return 0 };
-    if key == first {
-        return 1;
-    }
-    let mut names = path.iter();
-    let parts = key.split('.');
-    let mut count = 0;
-    for part in parts {
-        if names.next().is_none_or(|name| name != part) {
+    let Some((first, mut names)) = path.split_first() else {
+        return 0;
+    };
+    let Some(mut rest) = key.strip_prefix(first.as_str()) else {
+        return 0;
+    };
+    // Names have no dots of their own.
+    while let Some(more) = rest.strip_prefix('.') {
+        let Some((name, after)) = names.split_first() else {
             return 0;
-        }
-        count += 1;
+        };
+        let Some(left) = more.strip_prefix(name.as_str()) else {
+            return 0;
+        };
+        (rest, names) = (left, after);
     }
-    count
+    match rest.is_empty() {
+        true => path.len() - names.len(),
+        false => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// The same as cutting both at their dots.
+        #[test]
+        fn a_key_covers_the_names_that_it_spells(key in "[ab.]{0,6}", path in prop::collection::vec("[ab]{1,2}", 1..4)) {
+            let parts: Vec<_> = key.split('.').collect();
+            let is_prefix = parts.len() <= path.len() && parts.iter().zip(&path).all(|(part, name)| part == name);
+            prop_assert_eq!(covers(&key, &path), if is_prefix { parts.len() } else { 0 });
+        }
+    }
 }

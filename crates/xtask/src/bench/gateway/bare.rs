@@ -15,8 +15,16 @@ use crate::bench::runs::Run;
 /// How many messages may be under way, as with the gateway.
 const WINDOW: usize = 256;
 
-/// Copies every message of the input into the output, under the other root, with its headers.
+/// Copies every message that the input has.
 pub(super) async fn copy(bus: &Bus, total: u64) -> Result<Run> {
+    let input = bus.jetstream().get_stream(stream::ES_CHANGES).await?;
+    let messages = input.cached_info().state.messages;
+    copy_messages(bus, messages, total).await
+}
+
+/// Copies so many messages of the input into the output, under the other root, with their headers.
+pub(super) async fn copy_messages(bus: &Bus, messages: u64, total: u64) -> Result<Run> {
+    let mut left = messages;
     let before = Usage::of_this_process()?;
     let began = Instant::now();
     let jetstream = bus.jetstream();
@@ -34,7 +42,6 @@ pub(super) async fn copy(bus: &Bus, total: u64) -> Result<Run> {
         .max_messages_per_batch(10_000)
         .messages();
     let mut messages = messages.await?;
-    let mut left = consumer.cached_info().num_pending;
     let mut under_way = VecDeque::new();
     while left > 0 {
         let message = messages.next().await.context("it ended early")??;

@@ -1,4 +1,4 @@
-//! How much later a change is in the output than in the input, at 1,000 changes a second.
+//! How much later a change is in the output than in the input, at 1,000 changes a second, beside a loop that only copies.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,11 @@ use model::wire::Encoder;
 use model::{Batch, Content, Origin, Root, Tenant};
 use serde_json::{Value, json};
 
-use super::Log;
+use super::{Log, Work, bare};
 use crate::bench::bare::change;
 use crate::bench::report;
+use crate::bench::runs::Run;
+use crate::program::Service;
 
 const PER_SECOND: u64 = 1000;
 const PERCENTS: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
@@ -22,21 +24,21 @@ pub(super) async fn measure(context: &crate::bench::Context) -> Result<Value> {
     eprintln!("gateway: added latency…");
     let mut table = report::table(["", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms"]);
     let mut figures = Vec::new();
-    for work in [&super::WORKS[0], &super::WORKS[3]] {
+    for work in [None, Some(&super::WORKS[0]), Some(&super::WORKS[3])] {
         let log = Log::start().await?;
-        let rules_file = context.program.file("latency.yaml");
-        let path = rules_file.display().to_string();
-        let mut arguments = work.flags.to_vec();
-        if let Some(text) = work.rules {
-            std::fs::write(&rules_file, text)?;
-            arguments.extend(["--rules", path.as_str()]);
-        }
-        let mut gateway = context
-            .program
-            .gateway(&log.server.url(), &arguments)
-            .await?;
         let changes = PER_SECOND * context.pick(20, 5);
         let warm = PER_SECOND * 2;
+        let (name, carrier) = match work {
+            None => {
+                let bus = log.bus.clone();
+                let copying = async move { bare::copy_messages(&bus, changes, changes).await };
+                ("bare copy loop", Carrier::Loop(tokio::spawn(copying)))
+            }
+            Some(work) => (
+                work.name,
+                Carrier::Gateway(Box::new(started(context, work, &log).await?)),
+            ),
+        };
         let (here, there) = tokio::try_join!(
             arrivals(&log.bus, stream::ES_CHANGES, changes),
             arrivals(&log.bus, stream::ES_GATEWAY, changes),
@@ -52,7 +54,7 @@ pub(super) async fn measure(context: &crate::bench::Context) -> Result<Value> {
             added.record(second.saturating_duration_since(first).as_micros() as u64)?;
         }
         let milliseconds = |micros: u64| micros as f64 / 1e3;
-        let mut row = vec![work.name.to_owned()];
+        let mut row = vec![name.to_owned()];
         row.extend(PERCENTS.map(|p| format!("{:.2}", milliseconds(added.value_at_percentile(p)))));
         row.push(format!("{:.2}", milliseconds(added.max())));
         table.add_row(row);
@@ -63,15 +65,35 @@ pub(super) async fn measure(context: &crate::bench::Context) -> Result<Value> {
             )
         });
         figures.push(json!({
-            "what": work.name,
+            "what": name,
             "changes_per_second": PER_SECOND,
             "milliseconds": Value::Object(percentiles.into_iter().collect()),
             "max_milliseconds": milliseconds(added.max()),
         }));
-        gateway.process.stop().await?;
+        match carrier {
+            Carrier::Loop(copying) => drop(copying.await??),
+            Carrier::Gateway(mut gateway) => drop(gateway.process.stop().await?),
+        }
     }
     report::print("output after input, at 1,000 changes/s", table, 2);
     Ok(json!(figures))
+}
+
+/// What carries the changes from one stream into the other.
+enum Carrier {
+    Loop(tokio::task::JoinHandle<Result<Run>>),
+    Gateway(Box<Service>),
+}
+
+async fn started(context: &crate::bench::Context, work: &Work, log: &Log) -> Result<Service> {
+    let rules_file = context.program.file("latency.yaml");
+    let path = rules_file.display().to_string();
+    let mut arguments = work.flags.to_vec();
+    if let Some(text) = work.rules {
+        std::fs::write(&rules_file, text)?;
+        arguments.extend(["--rules", path.as_str()]);
+    }
+    context.program.gateway(&log.server.url(), &arguments).await
 }
 
 type Arrivals = tokio::task::JoinHandle<Result<Vec<Instant>>>;

@@ -33,7 +33,7 @@ impl Documents {
     /// So many batches of these documents as make about `total`.
     pub(in crate::bench) fn new(documents: &[String], total: u64) -> Result<Documents> {
         let size = documents.first().context("a dataset has documents")?.len();
-        let per_batch = BATCH / size;
+        let per_batch = (BATCH / size).max(1);
         let batch = |(at, documents): (usize, &[String])| -> Result<Arc<Batch>> {
             let first = (at * per_batch) as u64;
             let changes = (first..)
