@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use search::{Client, Error, Product, Request, encode};
 use serde::Deserialize;
+use serde_json::json;
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -90,8 +91,7 @@ impl Backend {
     pub(crate) async fn search_all(&self, searches: &[(&str, &Guarded)]) -> Result<Bytes, Problem> {
         let mut body = String::new();
         for (index, search) in searches {
-            let header =
-                serde_json::json!({ "index": index, "allow_partial_search_results": false });
+            let header = json!({ "index": index, "allow_partial_search_results": false });
             body.push_str(&format!(
                 "{header}\n{}\n",
                 search.to_json(self.timeout.as_millis())
@@ -123,6 +123,20 @@ impl Backend {
             tracing::error!(%error, "the search cluster opened no snapshot");
             Problem::new(Kind::Unavailable, "the search cluster opened no snapshot")
         })
+    }
+
+    /// Lets go of a snapshot. Where that does not work it ends by itself, a little later.
+    pub(crate) async fn close_snapshot(&self, id: &str) {
+        let request = match self.client.server().product {
+            Product::Elasticsearch => {
+                Request::delete("/_pit").json(json!({ "id": id }).to_string())
+            }
+            Product::OpenSearch => Request::delete("/_search/point_in_time")
+                .json(json!({ "pit_id": [id] }).to_string()),
+        };
+        if let Err(error) = self.client.send(request.timeout(Some(self.timeout))).await {
+            tracing::debug!(%error, "a snapshot was not closed and ends by itself");
+        }
     }
 
     async fn send(&self, request: Request) -> Result<Bytes, Failure> {

@@ -60,6 +60,9 @@ pub struct Args {
         value_name = "DURATION"
     )]
     pub snapshot_time: Millis,
+    /// Most snapshots that the lists of a key are read from at once; 0 switches them off.
+    #[arg(long, env = "MAX_SNAPSHOTS", default_value = "20", value_name = "N")]
+    pub max_snapshots: usize,
     /// Queries in the cluster's own language for keys that may use them; only those kinds that cannot look
     /// past a filter.
     #[arg(long, env = "RAW_QUERIES")]

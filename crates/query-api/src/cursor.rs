@@ -16,10 +16,13 @@ use ring::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::problem::{Kind, Problem};
+use crate::{
+    problem::{Kind, Problem},
+    snapshots::Snapshot,
+};
 
 /// What a cursor is of; with another meaning of its content comes another text.
-const PURPOSE: &[u8] = b"syncline query-api cursor 1";
+const PURPOSE: &[u8] = b"syncline query-api cursor 2";
 /// Longer cursors are not looked at.
 const LONGEST: usize = 16 << 10;
 
@@ -77,8 +80,8 @@ pub(crate) struct Cursor {
     /// The key's id.
     pub(crate) key: String,
     pub(crate) place: Place,
-    /// The snapshot that is read, as the cluster calls it.
-    pub(crate) snapshot: Option<String>,
+    /// The snapshot that is read.
+    pub(crate) snapshot: Option<Snapshot>,
 }
 
 /// What a cursor has to belong to.

@@ -35,6 +35,7 @@ pub(crate) struct QueryMetrics {
     problems: Family<ProblemLabel, Counter>,
     pub(crate) in_flight: Gauge,
     pub(crate) indices: Gauge,
+    pub(crate) snapshots: Gauge,
     pub(crate) slow: Counter,
     pub(crate) waits: Histogram,
 }
@@ -47,6 +48,7 @@ impl QueryMetrics {
             problems: Family::default(),
             in_flight: Gauge::default(),
             indices: Gauge::default(),
+            snapshots: Gauge::default(),
             slow: Counter::default(),
             waits: Histogram::new(seconds_buckets()),
         };
@@ -71,6 +73,11 @@ impl QueryMetrics {
                 "indices",
                 "Indices and aliases that are served",
                 new.indices.clone(),
+            );
+            registry.register(
+                "snapshots",
+                "Snapshots that the cluster holds for lists",
+                new.snapshots.clone(),
             );
             registry.register(
                 "slow",

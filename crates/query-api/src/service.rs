@@ -21,6 +21,7 @@ use crate::{
     keys::{Keys, KeysError},
     limits::Limits,
     metrics::QueryMetrics,
+    snapshots::Snapshots,
 };
 
 /// How often the keys file is looked at.
@@ -140,6 +141,7 @@ pub async fn bind(
         catalogue,
         backend,
         sealer,
+        snapshots: Snapshots::new(args.max_snapshots, args.snapshot_time.into()),
         limits: limits(&args),
         metrics: observed,
         edge: Edge {
@@ -234,6 +236,8 @@ async fn reload(api: &Arc<Api>, readiness: &Readiness) {
 async fn look(api: &Api, readiness: &Readiness) {
     let looked = api.catalogue.refresh(api.backend.client()).await;
     api.metrics.indices.set(api.catalogue.all().len() as i64);
+    let held = api.snapshots.count(std::time::Instant::now());
+    api.metrics.snapshots.set(held as i64);
     readiness.set("cluster", looked.map_err(|error| error.to_string()));
 }
 

@@ -166,6 +166,33 @@ fn values_of(key: &str, yaml: &str) -> Vec<String> {
 }
 
 #[test]
+fn every_alert_is_an_expression_that_prometheus_can_evaluate() {
+    const READ: &str = "
+import promql_parser, sys, yaml
+rules = [rule for group in yaml.safe_load(open(sys.argv[1]))['groups'] for rule in group['rules']]
+for rule in rules:
+    try:
+        promql_parser.parse(rule['expr'])
+    except ValueError as error:
+        sys.exit(f\"{rule['alert']}: {error}\")
+print(len(rules))";
+    let python = testkit::promql_python().expect("the packages can be installed");
+    let rules = checkout().join("deploy/alerts.yaml");
+    let read = std::process::Command::new(python)
+        .args(["-c", READ])
+        .arg(rules)
+        .output()
+        .expect("Python runs");
+    let said = String::from_utf8_lossy(&read.stderr);
+    assert!(read.status.success(), "{said}");
+    let count = String::from_utf8_lossy(&read.stdout);
+    assert!(
+        count.trim().parse().is_ok_and(|count: usize| count >= 10),
+        "{count}"
+    );
+}
+
+#[test]
 fn every_alert_is_about_metrics_that_exist_and_is_explained_in_the_operations_guide() {
     let rules = fs::read_to_string(checkout().join("deploy/alerts.yaml")).expect("it is there");
     let guide = fs::read_to_string(checkout().join("docs/operations.md")).expect("it is there");

@@ -45,7 +45,7 @@ pub use paths::{cache, checkout, logs};
 pub use postgres::{Backup, PostgresOptions, PostgresServer, PostgresVersion, Recovery};
 pub use product::{Product, matrix};
 pub use psql::PsqlSession;
-pub use python::{pgsync_tools, python_tools};
+pub use python::{pgsync_tools, promql_python, python_tools};
 pub use search_node::{NodeOptions, SearchNode};
 pub use security::{Pair, Security};
 pub use shared::Record;

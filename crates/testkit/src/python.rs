@@ -19,6 +19,15 @@ pub fn python_tools() -> Result<PathBuf> {
     ])
 }
 
+/// A Python with the packages `promql_parser` and `yaml`.
+pub fn promql_python() -> Result<PathBuf> {
+    let programs = environment(&[
+        format!("promql-parser=={}", pinned("PROMQL_PARSER")),
+        format!("pyyaml=={}", pinned("PYYAML")),
+    ])?;
+    Ok(programs.join("python"))
+}
+
 /// The folder with `pgsync`, its `bootstrap`, and a `redis-server` for it.
 pub fn pgsync_tools() -> Result<PathBuf> {
     environment(&[

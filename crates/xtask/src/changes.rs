@@ -228,8 +228,13 @@ pub(crate) struct Lags {
 }
 
 impl Lag {
-    fn new() -> Result<Lag> {
+    pub(crate) fn new() -> Result<Lag> {
         Ok(Lag(Histogram::new_with_bounds(1, 120_000_000, 3)?))
+    }
+
+    /// One more change took so long.
+    pub(crate) fn record(&mut self, took: Duration) {
+        self.0.saturating_record(took.as_micros() as u64);
     }
 
     /// The time that so many per cent of the changes stayed within.
@@ -299,7 +304,7 @@ pub(crate) async fn look_for(target: &Http, mut samples: mpsc::Receiver<Sample>)
                     continue;
                 }
             };
-            arrived.0.saturating_record(waited.as_micros() as u64);
+            arrived.record(waited);
         }
         for (sample, waited) in still {
             ensure!(

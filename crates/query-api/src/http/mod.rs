@@ -19,6 +19,7 @@ use crate::{
     metrics::QueryMetrics,
     positions::{self, Position},
     problem::{Kind, Problem},
+    snapshots::Snapshots,
 };
 use axum::{
     Router,
@@ -36,6 +37,7 @@ pub(crate) struct Api {
     pub(crate) catalogue: Catalogue,
     pub(crate) backend: Backend,
     pub(crate) sealer: Sealer,
+    pub(crate) snapshots: Snapshots,
     pub(crate) limits: Limits,
     pub(crate) metrics: QueryMetrics,
     pub(crate) edge: Edge,

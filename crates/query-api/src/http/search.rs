@@ -1,11 +1,12 @@
 //! Searching, counting, completing and looking up.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use axum::{
     extract::{Request, State},
     response::Response,
 };
+use bytes::Bytes;
 use serde_json::json;
 
 use super::{
@@ -14,11 +15,12 @@ use super::{
 };
 use crate::{
     answer::{Answer, Found},
-    compile::{self, Search, Suggest},
+    compile::{self, Guarded, Search, Suggest},
     cursor::{Cursor, Owner, Place},
     limits::most,
     problem::{Kind, Problem},
     query::{Filter, Query},
+    snapshots::{Room, Snapshot},
 };
 
 type Shared = State<Arc<Api>>;
@@ -47,26 +49,58 @@ async fn search(api: &Api, asked: &Asked, query: Query) -> Result<Response, Prob
     } = prepared;
     let snapshot = match cursor.as_ref() {
         Some(cursor) => cursor.snapshot.clone(),
-        None if query.is_snapshot => Some(api.backend.open_snapshot(&target.schema.index).await?),
+        None if query.is_snapshot => Some(open_snapshot(api, &target).await?),
         None => None,
     };
+    let guarded = &compiled.guarded;
     let bytes = match &snapshot {
-        Some(id) => {
-            api.backend
-                .search_snapshot(id, compiled.guarded.clone())
-                .await?
-        }
-        None => {
-            api.backend
-                .search(&target.schema.index, &compiled.guarded)
-                .await?
-        }
+        Some(snapshot) => read_snapshot(api, &target, snapshot, guarded.clone()).await?,
+        None => api.backend.search(&target.schema.index, guarded).await?,
     };
     let found = Found::read(&bytes)?;
-    let snapshot = found.pit_id.clone().or(snapshot);
+    let snapshot = snapshot.map(|snapshot| Snapshot {
+        id: found.pit_id.clone().unwrap_or(snapshot.id),
+        ..snapshot
+    });
     let before = cursor.as_ref().map(|cursor| &cursor.place);
+    let held = snapshot.clone();
     let answer = answer(api, &target, &query, &compiled, &found, before, snapshot)?;
+    if let Some(held) = held {
+        let (key, is_read) = (&target.key.id, answer.cursor.is_none());
+        api.snapshots.keep(key, &held, is_read, Instant::now());
+    }
     respond(api, asked, &answer)
+}
+
+async fn open_snapshot(api: &Api, target: &Target) -> Result<Snapshot, Problem> {
+    let key = &target.key.id;
+    let Room { number, gives_way } = api.snapshots.begin(key, Instant::now())?;
+    if let Some(id) = gives_way {
+        api.backend.close_snapshot(&id).await;
+    }
+    let opened = api.backend.open_snapshot(&target.schema.index).await;
+    match opened {
+        Ok(id) => Ok(Snapshot { id, number }),
+        Err(problem) => {
+            api.snapshots.forget(key, number, Instant::now());
+            Err(problem)
+        }
+    }
+}
+
+async fn read_snapshot(
+    api: &Api,
+    target: &Target,
+    snapshot: &Snapshot,
+    search: Guarded,
+) -> Result<Bytes, Problem> {
+    let read = api.backend.search_snapshot(&snapshot.id, search).await;
+    // What is over makes room.
+    if matches!(&read, Err(problem) if problem.kind == Kind::BadCursor) {
+        let now = Instant::now();
+        api.snapshots.forget(&target.key.id, snapshot.number, now);
+    }
+    read
 }
 
 /// A search that may be sent.
@@ -143,7 +177,7 @@ pub(super) fn answer(
     compiled: &Search,
     found: &Found<'_>,
     before: Option<&Place>,
-    snapshot: Option<String>,
+    snapshot: Option<Snapshot>,
 ) -> Result<Answer, Problem> {
     let hits = found.hits().iter();
     let hits = hits.map(|hit| hit.answer(&compiled.shown, query.text.is_some()));

@@ -118,6 +118,50 @@ async fn a_snapshot_shows_the_list_as_it_was_when_it_was_begun() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_key_reads_from_so_many_snapshots_and_one_read_to_its_end_gives_way() -> Result<()> {
+    for product in testkit::matrix() {
+        if product == Product::Es7_10 {
+            continue;
+        }
+        let node = SearchNode::shared(product).await;
+        let index = collisions(&node.http()).await?;
+        let ((web, web_entry), (app, app_entry)) = (key(&["web"]), key(&["app"]));
+        let flags = ["--indices", &index, "--max-snapshots", "2"];
+        let api = Api::start(node, &[web_entry, app_entry], &flags).await?;
+        let path = format!("/v1/{index}/search?sort=n&limit=50&snapshot=true");
+        let first = api.ok(&web, &path).await?;
+        let second = api.ok(&web, &path).await?;
+        let refused = api.get(&web, &path).await?;
+        assert_eq!(refused.status, 429, "{product}: {}", refused.body);
+        assert_eq!(refused.body["parameter"], "snapshot");
+        let pause: u64 = refused.headers["retry-after"].parse()?;
+        assert!((1..=61).contains(&pause), "{pause}");
+        api.ok(&app, &path).await?;
+
+        let (mut page, mut last) = (first, String::new());
+        while let Some(cursor) = page["cursor"].as_str() {
+            last = format!("{path}&cursor={cursor}");
+            page = api.ok(&web, &last).await?;
+        }
+        let again = api.ok(&web, &last).await?;
+        assert_eq!(
+            again["hits"], page["hits"],
+            "{product}: the last page may be asked for again"
+        );
+        api.ok(&web, &path).await?;
+        let gone = api.get(&web, &last).await?;
+        assert_eq!(
+            (gone.status, &gone.body["type"]),
+            (400, &json!("urn:syncline:problem:bad-cursor")),
+            "{product}: the cluster has closed it"
+        );
+        let cursor = second["cursor"].as_str().unwrap();
+        api.ok(&web, &format!("{path}&cursor={cursor}")).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_cursor_is_refused_for_anything_but_the_list_it_is_of() -> Result<()> {
     let node = SearchNode::shared(Product::Os2).await;
     let http = node.http();
