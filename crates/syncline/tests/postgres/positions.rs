@@ -126,6 +126,59 @@ async fn a_search_with_the_position_of_a_commit_sees_it_whatever_the_commit_was_
     writer.stop().await
 }
 
+/// The gateway looks into every row, and what it leaves out moves nothing at the target: only that the source has come
+/// further.
+#[tokio::test]
+async fn a_position_is_reached_through_a_gateway_whatever_its_rules_leave_out() -> Result<()> {
+    let server = PostgresServer::start(PostgresOptions::default()).await?;
+    let target = SearchNode::shared(Product::Os2).await;
+    let name = create_database(&server, "filtered").await?;
+    let table = "
+        CREATE TABLE films (id int PRIMARY KEY, kind text);
+        INSERT INTO films VALUES (0, 'live')";
+    server.psql(&name, table).await?;
+    let source = server.url(&name);
+    let mut pipeline = Pipeline::new(&source, &target.url(), "*").await?;
+    pipeline.of_watcher = vec!["--source".to_owned(), source.clone()];
+    pipeline.common = vec!["--lease".to_owned(), "2s".to_owned()];
+    let folder = tempfile::tempdir()?;
+    let rules = folder.path().join("rules.yaml");
+    let live = "filters: [{ keep: { document: { field: kind, equals: live } } }]";
+    std::fs::write(&rules, live)?;
+    let arguments = pipeline.gateway_arguments(&rules, &[]);
+    let mut gateway = Program::start(&arguments)?;
+    gateway.ready().await?;
+    let (watcher, writer) = (pipeline.watcher()?, pipeline.writer()?);
+    let index = format!("{name}.public.films");
+    wait_until("the first row is there", PATIENCE, async || {
+        target
+            .http()
+            .count(&index)
+            .await
+            .is_ok_and(|held| held == 1)
+    })
+    .await?;
+    let (api, asked) = api(&target.url(), &index, &["--position-timeout", "60s"]).await?;
+    let mut live = 1;
+    for n in 1..16 {
+        let kind = if n % 3 == 0 { "live" } else { "dead" };
+        let script = format!("INSERT INTO films VALUES ({n}, '{kind}')");
+        let lsn = after(&server, &name, &script).await?;
+        if n % 5 == 0 {
+            gateway.kill().await?;
+            gateway = Program::start(&arguments)?;
+        }
+        live += u64::from(kind == "live");
+        let path = format!("/v1/{index}/count?min_lsn={}", search::encode(&lsn));
+        let counted = asked.get_json(&path).await?;
+        assert_eq!(counted["count"], live, "{script}: {counted}");
+    }
+    for program in [api, watcher, gateway, writer] {
+        program.stop().await?;
+    }
+    Ok(())
+}
+
 /// Nobody needs positions in order to have the documents: neither they nor the slot wait for them.
 #[tokio::test]
 async fn a_target_that_will_not_have_positions_gets_everything_else() -> Result<()> {
