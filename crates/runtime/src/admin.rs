@@ -26,6 +26,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    body,
     health::Health,
     listener::BoundedListener,
     metrics::{Metrics, OPEN_METRICS},
@@ -168,9 +169,11 @@ impl Bound {
 }
 
 async fn bounded(limit: Duration, request: Request, next: Next) -> Response {
-    // A body that announces its size is refused before it is sent; `DefaultBodyLimit` counts the
+    // A body that announces its size is refused before it is used; `DefaultBodyLimit` counts the
     // others while they come.
     if request.body().size_hint().lower() > MAX_BODY_BYTES as u64 {
+        let (parts, body) = request.into_parts();
+        body::discard(&parts.headers, body).await;
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     }
     match tokio::time::timeout(limit, next.run(request)).await {

@@ -7,6 +7,7 @@
 
 pub mod admin;
 pub mod backoff;
+pub mod body;
 pub mod exit;
 pub mod health;
 mod identity;

@@ -148,6 +148,21 @@ async fn a_request_that_takes_too_long_or_sends_too_much_is_refused() {
     assert_eq!(admin.send(large.as_bytes()).await.0, 413);
 }
 
+/// The system takes back an answer from a client that goes on sending to a closed connection.
+#[tokio::test]
+async fn whoever_sends_too_much_sees_the_answer_and_no_broken_connection() {
+    let echo = axum::routing::post(|body: String| async move { body });
+    let admin = Admin::start(Router::new().route("/echo", echo)).await;
+    let length = 8 << 20;
+    let head = format!(
+        "POST /echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+    );
+    let request = [head.into_bytes(), vec![b'x'; length]].concat();
+    for _ in 0..10 {
+        assert_eq!(admin.send(&request).await.0, 413);
+    }
+}
+
 #[tokio::test]
 async fn the_listener_stops_even_while_a_client_is_silent() {
     let admin = Admin::start(Router::new()).await;

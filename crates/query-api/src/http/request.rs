@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use axum::{
-    body::{Body, Bytes, to_bytes},
+    body::{Body, Bytes, HttpBody, to_bytes},
     extract::Request,
     http::{HeaderMap, header, request::Parts},
 };
@@ -133,12 +133,15 @@ impl Asked {
             return Err(Problem::new(Kind::UnsupportedMediaType, detail));
         }
         let most = api.edge.max_body;
-        to_bytes(body, most).await.map_err(|_| {
-            Problem::new(
-                Kind::BodyTooLarge,
-                format!("the body has more than {most} bytes"),
-            )
-        })
+        let too_large = || {
+            let detail = format!("the body has more than {most} bytes");
+            Problem::new(Kind::BodyTooLarge, detail)
+        };
+        if body.size_hint().lower() > most as u64 {
+            runtime::body::discard(&self.parts.headers, body).await;
+            return Err(too_large());
+        }
+        to_bytes(body, most).await.map_err(|_| too_large())
     }
 
     /// A position can also come as a header, so that a client can add it to every request.
