@@ -1,11 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 //! The two loops against the fakes: whatever fails and whoever dies, the target ends up equal.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use model::{
@@ -531,95 +527,6 @@ async fn an_unacknowledged_batch_is_published_again_with_all_that_came_after_it(
     let tail = &order[order.len() - 3..];
     assert_eq!(tail, [2, 3, 4], "the log has {order:?}");
     assert_eq!(source.confirmed(), 4);
-}
-
-/// Changes one by one, and among them marks that all so far has been handed on.
-fn marked(dice: &mut fastrand::Rng) -> Vec<Batch> {
-    let mut batches = Vec::new();
-    for position in 1..dice.u64(2..40) {
-        batches.push(batch(vec![change(position, position, false)]));
-        for _ in 0..dice.usize(0..3) {
-            let reached = Version::new(Epoch(0), position).unwrap();
-            batches.push(Batch {
-                content: Content::Reached(reached),
-                ..batch(Vec::new())
-            });
-        }
-    }
-    batches
-}
-
-/// The log loses messages and acknowledgments, and the publisher is killed at random moments.
-async fn tell(seed: u64) {
-    let mut dice = fastrand::Rng::with_seed(seed);
-    let batches = marked(&mut dice);
-    let (source, log) = (ScriptedSource::new(batches.clone()), MemoryLog::default());
-    let (never, window) = (CancellationToken::new(), PublishOptions::default());
-    for round in (0..dice.usize(1..6)).rev() {
-        let (mut source, mut sink) = (source.restarted(), log.clone());
-        let publishing = publish(&mut source, &mut sink, &window, &(), &never);
-        match round {
-            0 => publishing.await.expect("the log takes everything"),
-            _ => {
-                log.plan(arrivals(&mut dice, 12));
-                let life = Duration::from_millis(dice.u64(0..300));
-                let _crashed = tokio::time::timeout(life, publishing).await;
-            }
-        }
-    }
-    let (mut there, mut told) = (BTreeSet::new(), BTreeSet::new());
-    for entry in log.entries() {
-        if let Content::Reached(reached) = entry.content {
-            let missing = (1..=reached.position()).find(|position| !there.contains(position));
-            assert_eq!(missing, None, "seed {seed}: {reached:?} is told too early");
-            told.insert(reached.position());
-        }
-        there.extend(
-            entry
-                .changes()
-                .iter()
-                .map(|change| change.version.position()),
-        );
-    }
-    let marks = batches.iter().filter_map(|batch| match batch.content {
-        Content::Reached(reached) => Some(reached.position()),
-        _ => None,
-    });
-    assert_eq!(told, marks.collect(), "seed {seed}: every mark gets there");
-    assert_eq!(source.confirmed(), batches.len(), "seed {seed}");
-}
-
-proptest! {
-    #[test]
-    fn nothing_is_told_before_the_log_has_all_that_it_tells_of(seed: u64) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all().start_paused(true).build().unwrap();
-        runtime.block_on(tell(seed));
-    }
-}
-
-/// A mark waits for what is before it, and nothing waits for the mark.
-#[tokio::test(start_paused = true)]
-async fn what_comes_after_a_mark_is_on_its_way_while_the_mark_waits() {
-    let log = MemoryLog::default();
-    let mark = Batch {
-        content: Content::Reached(Version::new(Epoch(0), 1).unwrap()),
-        ..batch(Vec::new())
-    };
-    let one = |n| batch(vec![change(n, n, false)]);
-    let mut source = ScriptedSource::new(vec![one(1), mark, one(2)]);
-    let never = CancellationToken::new();
-    let options = PublishOptions::default();
-    publish(&mut source, &mut log.clone(), &options, &(), &never)
-        .await
-        .unwrap();
-    let order: Vec<bool> = log
-        .entries()
-        .iter()
-        .map(|entry| matches!(entry.content, Content::Reached(_)))
-        .collect();
-    assert_eq!(order, [false, false, true]);
-    assert_eq!(source.confirmed(), 3);
 }
 
 #[tokio::test(start_paused = true)]
