@@ -49,8 +49,15 @@ pub enum Ending {
 #[derive(Debug)]
 pub struct Acknowledged {
     stream: String,
-    newest: Mutex<Option<Stored>>,
+    newest: Mutex<Newest>,
     lost: watch::Sender<Option<String>>,
+}
+
+#[derive(Debug, Default)]
+struct Newest {
+    stored: Option<Stored>,
+    /// The how manieth message of this publisher it was; 0 for one of an earlier run.
+    sent: u64,
 }
 
 impl Acknowledged {
@@ -58,14 +65,17 @@ impl Acknowledged {
     pub fn new(stream: &str, newest: Option<Stored>) -> Acknowledged {
         Acknowledged {
             stream: stream.to_owned(),
-            newest: Mutex::new(newest),
+            newest: Mutex::new(Newest {
+                stored: newest,
+                sent: 0,
+            }),
             lost: watch::Sender::new(None),
         }
     }
 
     /// The newest message. Whatever was confirmed before this call is not above it.
     pub fn newest(&self) -> Option<Stored> {
-        self.lock().clone()
+        self.lock().stored.clone()
     }
 
     /// Resolves when the stream has lost what it has acknowledged. Looks whenever the connection was
@@ -93,25 +103,30 @@ impl Acknowledged {
         }
     }
 
-    /// Takes an acknowledgment.
+    /// Takes the acknowledgment of the how manieth message. They may come in any order, for a publisher may wait for
+    /// a later message first; the stream numbers the messages in the order in which they were sent.
     ///
     /// # Errors
     /// When the stream gives a number again.
-    pub(crate) fn note(&self, sequence: u64, message_id: String) -> Result<(), Error> {
+    pub(crate) fn note(&self, sent: u64, stored: Stored) -> Result<(), Error> {
         let mut newest = self.lock();
-        if newest
-            .as_ref()
-            .is_some_and(|newest| sequence <= newest.sequence)
-        {
-            let what = format!("gives the number {sequence} again");
+        let known = newest.stored.as_ref().map_or(0, |known| known.sequence);
+        let is_in_order = match sent > newest.sent {
+            true => stored.sequence > known,
+            false => stored.sequence < known,
+        };
+        if !is_in_order {
+            let what = format!("gives the number {} again", stored.sequence);
             self.lost.send_replace(Some(what.clone()));
             drop(newest);
             return Err(self.error(what));
         }
-        *newest = Some(Stored {
-            sequence,
-            message_id,
-        });
+        if sent > newest.sent {
+            *newest = Newest {
+                stored: Some(stored),
+                sent,
+            };
+        }
         Ok(())
     }
 
@@ -123,7 +138,7 @@ impl Acknowledged {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Stored>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Newest> {
         self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -166,16 +181,40 @@ pub async fn look(bus: &Bus, name: &str, stored: &Stored) -> Result<Ending, Erro
 mod tests {
     use super::*;
 
+    fn stored(sequence: u64, message_id: &str) -> Stored {
+        Stored {
+            sequence,
+            message_id: message_id.into(),
+        }
+    }
+
     #[test]
     fn a_number_that_is_given_again_is_a_lost_end() {
         let acknowledged = Acknowledged::new("S", None);
-        acknowledged.note(7, "a".into()).unwrap();
-        acknowledged.note(9, "b".into()).unwrap();
-        let error = acknowledged.note(9, "c".into()).unwrap_err();
+        acknowledged.note(1, stored(7, "a")).unwrap();
+        acknowledged.note(2, stored(9, "b")).unwrap();
+        let error = acknowledged.note(3, stored(9, "c")).unwrap_err();
         assert!(
             error.to_string().contains("gives the number 9 again"),
             "{error}"
         );
         assert_eq!(acknowledged.newest().unwrap().message_id, "b");
+    }
+
+    #[test]
+    fn a_number_of_an_earlier_run_that_is_given_again_is_a_lost_end() {
+        let acknowledged = Acknowledged::new("S", Some(stored(7, "a")));
+        acknowledged.note(1, stored(7, "b")).unwrap_err();
+    }
+
+    #[test]
+    fn an_earlier_message_may_be_acknowledged_after_a_later_one() {
+        let acknowledged = Acknowledged::new("S", None);
+        acknowledged.note(1, stored(7, "a")).unwrap();
+        acknowledged.note(3, stored(9, "c")).unwrap();
+        acknowledged.note(2, stored(8, "b")).unwrap();
+        assert_eq!(acknowledged.newest().unwrap().message_id, "c");
+        // One that was sent before the newest cannot be stored behind it.
+        acknowledged.note(2, stored(10, "b")).unwrap_err();
     }
 }

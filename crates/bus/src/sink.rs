@@ -159,6 +159,7 @@ impl JetStreamSink {
             .payload(message.body);
         match self.context.send_publish(subject.clone(), publish).await {
             Ok(ack) => Ok(Sent {
+                number: self.counter,
                 subject,
                 message_id,
                 ack,
@@ -259,6 +260,7 @@ impl Future for Receipt {
 
 /// A message that is not acknowledged yet.
 struct Sent {
+    number: u64,
     subject: String,
     message_id: String,
     ack: PublishAckFuture,
@@ -303,7 +305,13 @@ impl Confirmation {
                 },
             };
             return match acked {
-                Ok(Ok(stored)) => self.acknowledged.note(stored.sequence, sent.message_id),
+                Ok(Ok(acknowledged)) => {
+                    let stored = Stored {
+                        sequence: acknowledged.sequence,
+                        message_id: sent.message_id,
+                    };
+                    self.acknowledged.note(sent.number, stored)
+                }
                 Ok(Err(error)) => Err(publish_error(&self.bus, stream, subject, 0, &error)),
                 Err(_) => Err(unanswered(&self.bus, stream, subject)),
             };

@@ -42,24 +42,19 @@ pub async fn publish<S: ChangeSource, K: MessageSink>(
 ) -> Result<(), Fault> {
     let mut window = Window::new(observer);
     let mut ended = false;
-    let mut held = None;
     loop {
-        if let Some(captured) = held.take_if(|_| K::IS_CERTAIN || window.is_told()) {
-            if let Err(fault) = window.push(sink, captured).await {
-                window.publish_again(sink, fault, shutdown).await?;
-            }
-            continue;
+        if let Err(fault) = window.tell(sink).await {
+            window.publish_again(sink, fault, shutdown).await?;
         }
         tokio::select! {
             biased;
-            () = shutdown.cancelled(), if !ended => (ended, held) = (true, None),
+            () = shutdown.cancelled(), if !ended => ended = true,
             stored = window.oldest_stored(), if !window.is_empty() => match stored {
                 Ok(position) => source.confirm(position).await?,
                 Err(fault) => window.publish_again(sink, fault, shutdown).await?,
             },
-            captured = source.next(), if !ended && held.is_none() && window.has_room(options) => match captured? {
+            captured = source.next(), if !ended && window.has_room(options) => match captured? {
                 None => ended = true,
-                Some(captured) if tells(&captured.batch) => held = Some(captured),
                 Some(captured) => {
                     if let Err(fault) = window.push(sink, captured).await {
                         window.publish_again(sink, fault, shutdown).await?;
@@ -72,7 +67,8 @@ pub async fn publish<S: ChangeSource, K: MessageSink>(
 }
 
 /// Whether a batch says that everything before it is in the log. It must not get there although something
-/// before it did not, so it waits until nothing else is under way.
+/// before it did not, so it waits until it is the oldest under way. What comes after it does not wait, and may be in
+/// the log before it.
 fn tells(batch: &Batch) -> bool {
     matches!(batch.content, Content::Reached(_))
 }
@@ -88,7 +84,8 @@ struct Window<'a, P, R, O> {
 
 struct UnderWay<P, R> {
     captured: Captured<P>,
-    /// `None` while it is not handed to the log, and for an empty batch, which never is.
+    /// `None` while it is not handed to the log, and for an empty batch, which never is. One that [`tells`] has one
+    /// before anybody waits for it.
     receipt: Option<R>,
 }
 
@@ -111,12 +108,6 @@ where
         self.batches.is_empty()
     }
 
-    /// Whether nothing is under way but what tells how far the source has come.
-    fn is_told(&self) -> bool {
-        let mut batches = self.batches.iter();
-        batches.all(|under_way| tells(&under_way.captured.batch))
-    }
-
     fn has_room(&self, options: &PublishOptions) -> bool {
         self.is_empty() || (self.batches.len() < options.batches && self.bytes < options.bytes)
     }
@@ -132,10 +123,24 @@ where
             captured,
             receipt: None,
         });
-        if !batch.is_empty() {
+        if !batch.is_empty() && (K::IS_CERTAIN || !tells(&batch)) {
             let receipt = sink.publish(&batch, self.attempt).await?;
             if let Some(newest) = self.batches.back_mut() {
                 newest.receipt = Some(receipt);
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands on what tells that everything before it is in the log, where that is so.
+    async fn tell<K: MessageSink<Receipt = R>>(&mut self, sink: &mut K) -> Result<(), Fault> {
+        for under_way in &mut self.batches {
+            let batch = &under_way.captured.batch;
+            if !tells(batch) {
+                break;
+            }
+            if under_way.receipt.is_none() {
+                under_way.receipt = Some(sink.publish(batch, self.attempt).await?);
             }
         }
         Ok(())
@@ -189,9 +194,12 @@ where
                 () = tokio::time::sleep(pause) => {}
             }
             self.attempt += 1;
+            let mut is_oldest = true;
             for under_way in &mut self.batches {
                 let batch = &under_way.captured.batch;
-                if batch.is_empty() {
+                is_oldest &= tells(batch);
+                if batch.is_empty() || (tells(batch) && !is_oldest && !K::IS_CERTAIN) {
+                    under_way.receipt = None;
                     continue;
                 }
                 match sink.publish(batch, self.attempt).await {

@@ -52,7 +52,7 @@ pub struct Captured<P> {
 
 /// The writing end of a log.
 pub trait MessageSink: Send {
-    /// Resolves when the log has the batch durably, or says why not.
+    /// Resolves when the log has the batch durably, or says why not. They may be awaited in any order.
     type Receipt: Future<Output = Result<(), Fault>> + Send + Unpin;
 
     /// Whether a batch that was handed over can neither get lost nor be overtaken while its receipt waits.

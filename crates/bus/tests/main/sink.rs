@@ -163,6 +163,23 @@ async fn a_subject_of_another_stream_and_a_missing_permission_are_fatal() {
     );
 }
 
+/// A publisher waits for a position, which went out last, before what went out first.
+#[tokio::test]
+async fn acknowledgments_may_be_waited_for_in_any_order() {
+    let log = Log::shared().await;
+    let mut sink = log.sink();
+    let mut receipts = Vec::new();
+    for number in 0..5 {
+        let one = batch("a", number, 1, 10);
+        receipts.push(sink.publish(&one, 0).await.unwrap());
+    }
+    for at in [3, 0, 1, 1, 0] {
+        receipts.remove(at).await.unwrap();
+    }
+    let newest = sink.acknowledged().newest().unwrap();
+    assert_eq!(newest.sequence, log.info().await.last_sequence);
+}
+
 #[tokio::test]
 async fn what_is_acknowledged_after_the_lease_has_run_out_does_not_count() {
     let log = Log::shared().await;
