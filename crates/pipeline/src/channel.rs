@@ -74,7 +74,10 @@ impl MessageSource for ChannelSource {
         Ok(())
     }
 
+    /// Whoever waits for what was not settled hears that nobody will settle it.
     async fn close(&mut self) -> Result<(), Fault> {
+        self.incoming.close();
+        self.settled = watch::Sender::new(0);
         Ok(())
     }
 

@@ -1,14 +1,19 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 //! The two loops against the fakes: whatever fails and whoever dies, the target ends up equal.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU64,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use model::{
     Action, Batch, Change, Content, Document, DocumentId, Epoch, IndexName, Origin, Version,
 };
 use pipeline::{
-    ApplyOptions, Filter, Filtered, PublishOptions, Verdict, apply, channel,
+    ApplyOptions, Fault, Filter, Filtered, PublishOptions, Verdict, apply, channel,
     fake::{Answer, Arrival, MemoryLog, MemoryStore, ScriptedSource},
     publish,
 };
@@ -431,19 +436,25 @@ async fn copy_with(
     store: &MemoryStore,
     options: ApplyOptions,
 ) -> ScriptedSource {
+    let never = CancellationToken::new();
+    let (source, published) = copy_until(batches, store, options, &never).await;
+    published.unwrap();
+    source
+}
+
+/// The same until it has to stop; also says how publishing has ended.
+async fn copy_until(
+    batches: Vec<Batch>,
+    store: &MemoryStore,
+    options: ApplyOptions,
+    shutdown: &CancellationToken,
+) -> (ScriptedSource, Result<(), Fault>) {
     let source = ScriptedSource::new(batches);
     let (mut sink, mut reader) = channel(4);
-    let never = CancellationToken::new();
     let (mut reading, store) = (source.clone(), Arc::new(store.clone()));
     let publishing = async {
-        let published = publish(
-            &mut reading,
-            &mut sink,
-            &PublishOptions::default(),
-            &(),
-            &never,
-        )
-        .await;
+        let window = PublishOptions::default();
+        let published = publish(&mut reading, &mut sink, &window, &(), shutdown).await;
         drop(sink);
         published
     };
@@ -453,12 +464,33 @@ async fn copy_with(
         store.clone(),
         Arc::new(()),
         options,
-        &never,
+        shutdown,
     );
     let (published, applied) = tokio::join!(publishing, applying);
-    published.unwrap();
     applied.unwrap();
-    source
+    (source, published)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_has_to_stop_in_the_middle_ends_and_confirms_only_what_is_there() {
+    for after in 0..30 {
+        let batches = (0..40).map(|n| batch(vec![change(n, n * 3 + 1, false)]));
+        let (store, stop) = (MemoryStore::default(), CancellationToken::new());
+        let options = ApplyOptions {
+            max_rate: NonZeroU64::new(100),
+            ..ApplyOptions::default()
+        };
+        let stopping = async {
+            tokio::time::sleep(Duration::from_millis(after * 10)).await;
+            stop.cancel();
+        };
+        let copying = copy_until(batches.collect(), &store, options, &stop);
+        let both = async { tokio::join!(copying, stopping) };
+        let ended = tokio::time::timeout(Duration::from_secs(60), both).await;
+        let ((source, _), ()) = ended.expect("it ends");
+        let there = store.documents().len();
+        assert!(source.confirmed() <= there, "after {after}: {there}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -466,7 +498,7 @@ async fn all_lanes_together_keep_to_the_rate() {
     let changes = (0..1000).map(|number| change(number, number * 3 + 1, false));
     let batches: Vec<Batch> = changes.map(|change| batch(vec![change])).collect();
     let options = ApplyOptions {
-        max_rate: std::num::NonZeroU64::new(100),
+        max_rate: NonZeroU64::new(100),
         ..ApplyOptions::default()
     };
     let begun = tokio::time::Instant::now();
@@ -527,6 +559,95 @@ async fn an_unacknowledged_batch_is_published_again_with_all_that_came_after_it(
     let tail = &order[order.len() - 3..];
     assert_eq!(tail, [2, 3, 4], "the log has {order:?}");
     assert_eq!(source.confirmed(), 4);
+}
+
+/// Changes one by one, and among them marks that all so far has been handed on.
+fn marked(dice: &mut fastrand::Rng) -> Vec<Batch> {
+    let mut batches = Vec::new();
+    for position in 1..dice.u64(2..40) {
+        batches.push(batch(vec![change(position, position, false)]));
+        for _ in 0..dice.usize(0..3) {
+            let reached = Version::new(Epoch(0), position).unwrap();
+            batches.push(Batch {
+                content: Content::Reached(reached),
+                ..batch(Vec::new())
+            });
+        }
+    }
+    batches
+}
+
+/// The log loses messages and acknowledgments, and the publisher is killed at random moments.
+async fn tell(seed: u64) {
+    let mut dice = fastrand::Rng::with_seed(seed);
+    let batches = marked(&mut dice);
+    let (source, log) = (ScriptedSource::new(batches.clone()), MemoryLog::default());
+    let (never, window) = (CancellationToken::new(), PublishOptions::default());
+    for round in (0..dice.usize(1..6)).rev() {
+        let (mut source, mut sink) = (source.restarted(), log.clone());
+        let publishing = publish(&mut source, &mut sink, &window, &(), &never);
+        match round {
+            0 => publishing.await.expect("the log takes everything"),
+            _ => {
+                log.plan(arrivals(&mut dice, 12));
+                let life = Duration::from_millis(dice.u64(0..300));
+                let _crashed = tokio::time::timeout(life, publishing).await;
+            }
+        }
+    }
+    let (mut there, mut told) = (BTreeSet::new(), BTreeSet::new());
+    for entry in log.entries() {
+        if let Content::Reached(reached) = entry.content {
+            let missing = (1..=reached.position()).find(|position| !there.contains(position));
+            assert_eq!(missing, None, "seed {seed}: {reached:?} is told too early");
+            told.insert(reached.position());
+        }
+        there.extend(
+            entry
+                .changes()
+                .iter()
+                .map(|change| change.version.position()),
+        );
+    }
+    let marks = batches.iter().filter_map(|batch| match batch.content {
+        Content::Reached(reached) => Some(reached.position()),
+        _ => None,
+    });
+    assert_eq!(told, marks.collect(), "seed {seed}: every mark gets there");
+    assert_eq!(source.confirmed(), batches.len(), "seed {seed}");
+}
+
+proptest! {
+    #[test]
+    fn nothing_is_told_before_the_log_has_all_that_it_tells_of(seed: u64) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(tell(seed));
+    }
+}
+
+/// A mark waits for what is before it, and nothing waits for the mark.
+#[tokio::test(start_paused = true)]
+async fn what_comes_after_a_mark_is_on_its_way_while_the_mark_waits() {
+    let log = MemoryLog::default();
+    let mark = Batch {
+        content: Content::Reached(Version::new(Epoch(0), 1).unwrap()),
+        ..batch(Vec::new())
+    };
+    let one = |n| batch(vec![change(n, n, false)]);
+    let mut source = ScriptedSource::new(vec![one(1), mark, one(2)]);
+    let never = CancellationToken::new();
+    let options = PublishOptions::default();
+    publish(&mut source, &mut log.clone(), &options, &(), &never)
+        .await
+        .unwrap();
+    let order: Vec<bool> = log
+        .entries()
+        .iter()
+        .map(|entry| matches!(entry.content, Content::Reached(_)))
+        .collect();
+    assert_eq!(order, [false, false, true]);
+    assert_eq!(source.confirmed(), 3);
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,6 +16,7 @@ use pg_watcher::PgArgs;
 use pipeline::{ApplyOptions, Fault, PublishOptions, Registry, apply, channel, publish};
 use runtime::{
     exit::{self, Exit},
+    shutdown::DrainTimeout,
     telemetry::{self, LogFormat},
 };
 use search::{Choices, Client, IndexPatterns, SourceArgs, TargetArgs, retry};
@@ -28,6 +29,8 @@ use crate::{
 
 /// Batches that wait between source and writer.
 pub(crate) const CHANNEL: usize = 4;
+/// How long what is under way may take once a signal has come.
+const DRAIN: Duration = Duration::from_secs(20);
 /// How often `--follow` says how far it is behind.
 const LAG_EVERY: Duration = Duration::from_secs(10);
 
@@ -161,6 +164,8 @@ enum SyncError {
     Pipeline(#[from] Fault),
     #[error(transparent)]
     Signals(#[from] std::io::Error),
+    #[error(transparent)]
+    Drain(#[from] DrainTimeout),
     #[error("{refused} documents were refused by the target and are in {file:?} with the reasons")]
     Refused { refused: u64, file: PathBuf },
 }
@@ -202,8 +207,9 @@ async fn copy(args: Args, bars: MultiProgress) -> Result<(), SyncError> {
         return tell_plan(&source, &target, &args).await;
     }
     let progress = Arc::new(Progress::new(bars, &totals(&source, &args.indices).await?));
-    let (_shutdown, token) = program::on_signals(Duration::from_secs(20))?;
-    let ended = join(&args, source, target, &progress, &token).await;
+    let (shutdown, token) = program::on_signals(DRAIN)?;
+    let joined = shutdown.run(join(&args, source, target, &progress, &token));
+    let ended = joined.await.map_err(SyncError::from).flatten();
     conclude(&args, &progress, &token, ended)
 }
 
@@ -227,10 +233,12 @@ async fn copy_postgres(args: Args, url: String, bars: MultiProgress) -> Result<(
         apply: apply_options(&args),
     };
     let progress = Arc::new(Progress::new(bars, &[]));
-    let (_shutdown, token) = program::on_signals(Duration::from_secs(20))?;
+    let (shutdown, token) = program::on_signals(DRAIN)?;
     let registry = Arc::new(TargetLineages(target.clone()));
-    let joined = copy.join(target, registry, &progress, &token).await;
-    let ended = joined.map_err(SyncError::from);
+    let joined = shutdown.run(copy.join(target, registry, &progress, &token));
+    let joined = joined.await.map_err(SyncError::from);
+    let ended = joined.map(|copied| copied.map_err(SyncError::from));
+    let ended = ended.flatten();
     conclude(&args, &progress, &token, ended)
 }
 

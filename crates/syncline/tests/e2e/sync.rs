@@ -1,12 +1,13 @@
 //! `syncline sync`: one process, no NATS.
 
 use anyhow::{Result, ensure};
-use serde_json::json;
-use testkit::{Product, SearchNode, matrix, unique_name};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use testkit::{ChaosProxy, Product, SearchNode, matrix, unique_name, wait_until};
 
 use super::{index_name, nodes};
 use crate::support::{
-    corpus,
+    corpus::{self, index_numbers},
     equal::{assert_equal, until_equal},
     program::{PATIENCE, Program, run, text},
 };
@@ -228,5 +229,55 @@ async fn a_copy_that_follows_carries_changes_until_it_is_stopped_and_goes_on_whe
         "it did not go on where it was: {}",
         ended.stdout
     );
+    Ok(())
+}
+
+/// Begins a slow copy through a proxy in front of the target, and returns it when more has arrived than was there.
+async fn begun(index: &str, to: &ChaosProxy) -> Result<Program> {
+    let (source, target) = nodes().await;
+    let http = target.http();
+    let count = async || -> Result<u64> {
+        let path = format!("/{index}/_refresh");
+        http.post_json(&path, &Value::Null).await?;
+        http.count(index).await
+    };
+    let before = count().await.unwrap_or(0);
+    let (from, to) = (source.url(), to.url("http"));
+    let slowly = ["--indices", index, "--max-rate", "500/s"];
+    let copy = Program::follow([&["sync", &from, &to][..], &slowly].concat())?;
+    let arrived = async || count().await.is_ok_and(|count| count > before);
+    wait_until("a part has arrived", PATIENCE, arrived).await?;
+    Ok(copy)
+}
+
+#[tokio::test]
+async fn a_copy_that_is_stopped_in_the_middle_ends_and_the_next_one_completes_it() -> Result<()> {
+    let (source, target) = nodes().await;
+    let index = index_name("stopped");
+    index_numbers(&source.http(), &index, 0..20_000, 0).await?;
+    let proxy = ChaosProxy::start(target.address()).await?;
+    let mut copy = begun(&index, &proxy).await?;
+    copy.signal(Signal::SIGINT)?;
+    let ended = copy.wait().await?;
+    ensure!(ended.code() == Some(0), "{ended}: {}", copy.last_words());
+    ensure!(
+        copy.has_said(&["stopped before the end"]),
+        "{}",
+        copy.last_words()
+    );
+    let there = target.http().count(&index).await?;
+    ensure!(there < 20_000, "it was too fast to be stopped");
+
+    // Nor does it hang on a target that has fallen silent.
+    let mut copy = begun(&index, &proxy).await?;
+    proxy.half_open();
+    copy.signal(Signal::SIGINT)?;
+    let ended = copy.wait().await?;
+    ensure!(ended.code().is_some(), "{ended}: {}", copy.last_words());
+
+    run(["sync", &source.url(), &target.url(), "--indices", &index])
+        .await?
+        .success()?;
+    assert_equal(&source.http(), &target.http(), &index).await?;
     Ok(())
 }
