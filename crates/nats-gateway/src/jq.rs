@@ -21,6 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::{Buf, Bytes, BytesMut};
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::resource::{Resource, setrlimit},
@@ -97,7 +98,7 @@ struct Worker {
     input: ChildStdin,
     output: ChildStdout,
     /// What was read of the output and is not used yet.
-    read: Vec<u8>,
+    read: BytesMut,
 }
 
 /// Why a child did not answer.
@@ -174,7 +175,7 @@ impl JqProcess {
 impl RunJq for JqProcess {
     fn run(&mut self, question: &Question) -> Answer {
         let mut answers = self.run_all(std::slice::from_ref(question));
-        answers.pop().unwrap_or_else(|| read_answer(Vec::new()))
+        answers.pop().unwrap_or_else(|| read_answer(Bytes::new()))
     }
 
     fn run_all(&mut self, questions: &[Question]) -> Vec<Answer> {
@@ -239,9 +240,9 @@ impl Sent {
     }
 }
 
-fn read_answer(frame: Vec<u8>) -> Answer {
+fn read_answer(frame: Bytes) -> Answer {
     match frame.split_first() {
-        Some((b'd', document)) => Ok(Some(document.to_vec())),
+        Some((b'd', _)) => Ok(Some(frame.slice(1..))),
         Some((b'n', _)) => Ok(None),
         Some((_, reason)) => Err(String::from_utf8_lossy(reason).into_owned()),
         None => Err("the process for jq does not answer".to_owned()),
@@ -269,18 +270,18 @@ impl Worker {
             child,
             input,
             output,
-            read: Vec::new(),
+            read: BytesMut::new(),
         })
     }
 
     fn wait_until_compiled(&mut self) -> Result<(), Silence> {
         self.fill(1, Instant::now() + START_WITHIN)?;
-        self.read.remove(0);
+        self.read.advance(1);
         Ok(())
     }
 
     /// The next frame of its output.
-    fn read_frame(&mut self, deadline: Instant) -> Result<Vec<u8>, Silence> {
+    fn read_frame(&mut self, deadline: Instant) -> Result<Bytes, Silence> {
         self.fill(4, deadline)?;
         let length = self.read.first_chunk::<4>().copied().unwrap_or_default();
         let length = u32::from_le_bytes(length) as usize;
@@ -288,14 +289,12 @@ impl Worker {
             return Err(Silence::Ended);
         }
         self.fill(4 + length, deadline)?;
-        let frame = self.read[4..4 + length].to_vec();
-        self.read.drain(..4 + length);
-        Ok(frame)
+        self.read.advance(4);
+        Ok(self.read.split_to(length).freeze())
     }
 
     /// Reads until there are so many bytes.
     fn fill(&mut self, length: usize, deadline: Instant) -> Result<(), Silence> {
-        let mut chunk = [0; 16 << 10];
         while self.read.len() < length {
             let left = deadline.saturating_duration_since(Instant::now());
             // Rounded up, so that less than a millisecond is no busy loop.
@@ -308,6 +307,7 @@ impl Worker {
                 Err(nix::errno::Errno::EINTR) => continue,
                 Err(_) => return Err(Silence::Ended),
             }
+            let mut chunk = [0; 16 << 10];
             match self.output.read(&mut chunk)? {
                 0 => return Err(Silence::Ended),
                 read => self.read.extend_from_slice(&chunk[..read]),
@@ -357,8 +357,8 @@ pub fn work(memory: &str) -> io::Result<()> {
         });
         let (letter, rest) = match answer {
             Ok(Some(document)) => (b'd', document),
-            Ok(None) => (b'n', Vec::new()),
-            Err(reason) => (b'e', reason.into_bytes()),
+            Ok(None) => (b'n', Bytes::new()),
+            Err(reason) => (b'e', Bytes::from(reason)),
         };
         output.write_all(&((rest.len() + 1) as u32).to_le_bytes())?;
         output.write_all(&[letter])?;

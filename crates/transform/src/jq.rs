@@ -5,6 +5,7 @@
 //! result. How long and in how much memory it may run is the matter of whoever runs it: an interpreter
 //! cannot be stopped from inside, so the gateway gives it a process of its own.
 
+use bytes::Bytes;
 use jaq_core::{
     Ctx, Vars, data,
     load::{self, Arena, File, Loader},
@@ -39,7 +40,7 @@ pub struct Question {
 }
 
 /// What came out: another document, `None` where the program yielded nothing, or why it failed.
-pub type Answer = Result<Option<Vec<u8>>, String>;
+pub type Answer = Result<Option<Bytes>, String>;
 
 /// Runs the jq programs of a rule set by their numbers.
 pub trait RunJq {
@@ -100,7 +101,7 @@ impl RunJq for Jq {
         // Its values are more than JSON: bytes, NaN, keys that are no text.
         let json = output.to_string();
         match serde_json::from_str::<&RawValue>(&json) {
-            Ok(raw) if raw.get().starts_with('{') => Ok(Some(json.into_bytes())),
+            Ok(raw) if raw.get().starts_with('{') => Ok(Some(Bytes::from(json))),
             _ => Err(format!("it yields no JSON object but {}", shorten(&json))),
         }
     }
@@ -180,7 +181,7 @@ mod tests {
             document: document.into(),
         };
         let output = Jq::compile([program])?.run(&question)?;
-        Ok(output.map(|json| String::from_utf8(json).unwrap()))
+        Ok(output.map(|json| String::from_utf8(json.into()).unwrap()))
     }
 
     #[test]
