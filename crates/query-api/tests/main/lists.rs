@@ -1,10 +1,10 @@
 //! Lists page by page: every document once, whatever the order, on every product.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Result;
 use serde_json::json;
-use testkit::{Http, Product, SearchNode, unique_name};
+use testkit::{Http, Product, SearchNode, unique_name, wait_until};
 
 use crate::support::{Api, key};
 
@@ -137,6 +137,12 @@ async fn a_key_reads_from_so_many_snapshots_and_one_read_to_its_end_gives_way() 
         let pause: u64 = refused.headers["retry-after"].parse()?;
         assert!((1..=61).contains(&pause), "{pause}");
         api.ok(&app, &path).await?;
+        // The gauge is set now and then.
+        let counted = async || {
+            let metrics = api.metrics.encode().unwrap_or_default();
+            metrics.contains("\nsyncline_query_snapshots 3\n")
+        };
+        wait_until("three are counted", Duration::from_secs(30), counted).await?;
 
         let (mut page, mut last) = (first, String::new());
         while let Some(cursor) = page["cursor"].as_str() {

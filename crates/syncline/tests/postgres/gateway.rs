@@ -1,6 +1,9 @@
 //! A gateway behind a PostgreSQL source: TRUNCATE reaches every place that a route gives.
 
-use anyhow::{Result, ensure};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use testkit::{Http, PostgresOptions, PostgresServer, Product, SearchNode, wait_until};
 
 use crate::{
@@ -8,7 +11,7 @@ use crate::{
     support::{
         equal::{Contents, contents, difference},
         pipeline::Pipeline,
-        program::{PATIENCE, Program, run},
+        program::{PATIENCE, Program, run, text},
     },
     truth::Table,
 };
@@ -114,5 +117,37 @@ async fn a_truncated_table_is_emptied_in_every_place_of_its_rows_whoever_is_kill
     for program in [watcher, running, writer] {
         program.stop().await?;
     }
-    Ok(())
+    what_the_rules_make_of_the_rows_is_compared(&table, &rules, target).await
+}
+
+/// Compares the places with what the rules make of the table, and edits one of them by hand.
+async fn what_the_rules_make_of_the_rows_is_compared(
+    table: &Table<'_>,
+    rules: &Path,
+    target: &SearchNode,
+) -> Result<()> {
+    let (source, to) = (table.server.url(table.database), target.url());
+    let rules = text(rules);
+    let verify = [
+        "verify", &source, &to, "--rules", &rules, "--lag", "0", "--json",
+    ];
+    run(verify).await?.success()?;
+    let place = format!("{}-de", table.index());
+    target
+        .http()
+        .delete(&format!("/{place}/_doc/50?refresh=true"))
+        .await?;
+    let ended = run(verify).await?;
+    ensure!(ended.code == Some(3), "{ended:#?}");
+    let report: Value = serde_json::from_str(&ended.stdout)?;
+    let indices = report["indices"].as_array().context("no indices")?;
+    ensure!(indices.len() == 2, "{report:#}");
+    for index in indices {
+        let missing = u64::from(index["target"] == place);
+        ensure!(index["missing"]["count"] == missing, "{report:#}");
+    }
+    run([&verify[..], &["--repair", "--yes"]].concat())
+        .await?
+        .success()?;
+    until_routed(table, &target.http()).await
 }

@@ -304,3 +304,80 @@ async fn rows_that_change_meanwhile_are_not_accused() -> Result<()> {
         .success()?;
     program.kill().await
 }
+
+#[tokio::test]
+async fn two_databases_are_compared_in_one_run_that_goes_on_after_an_interruption_and_for_ever()
+-> Result<()> {
+    let server = PostgresServer::start(PostgresOptions::default()).await?;
+    let target = SearchNode::shared(Product::Os2).await;
+    let mut names = Vec::new();
+    for which in ["one", "two"] {
+        let name = create_database(&server, which).await?;
+        server
+            .psql(
+                &name,
+                "CREATE TABLE t (id int PRIMARY KEY, v text);
+                 INSERT INTO t SELECT n, 'v' || n FROM generate_series(1, 500) n",
+            )
+            .await?;
+        names.push(name);
+    }
+    let (source, to, databases) = (server.url(&names[0]), target.url(), names.join(","));
+    let index = |which: usize| format!("{}.public.t", names[which]);
+    run(["sync", &source, &to, "--pg-databases", &databases])
+        .await?
+        .success()?;
+    let verify = ["verify", &source, &to, "--pg-databases", &databases];
+    let with = async |more: &[&str]| run([&verify[..], more].concat()).await;
+    let report = |ended: &Ended| -> Result<Value> {
+        serde_json::from_str(&ended.stdout).with_context(|| format!("{ended:#?}"))
+    };
+
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("state.json");
+    let state = text(&file);
+    // It breaks off at the second database.
+    let path = |what: &str| format!("/{}/{what}", index(1));
+    let http = target.http();
+    http.post_json(&path("_close"), &Value::Null).await?;
+    with(&["--state", &state])
+        .await?
+        .refused(1, &[&index(1), "closed"])?;
+    http.post_json(&path("_open"), &Value::Null).await?;
+    // What was found equal is not looked at again: nobody notices this.
+    remove(&http, &index(0), "7").await?;
+    let resumed = with(&["--state", &state, "--json"]).await?.success()?;
+    let resumed = report(&resumed)?;
+    ensure!(resumed["resumed"][0]["index"] == index(0), "{resumed:#}");
+    ensure!(
+        resumed["indices"].as_array().map(Vec::len) == Some(2),
+        "{resumed:#}"
+    );
+    ensure!(!file.exists(), "the run was complete");
+    let anew = with(&["--lag", "0", "--json"]).await?;
+    ensure!(anew.code == Some(3), "{anew:#?}");
+    let found = of_table(&report(&anew)?, &index(0))?;
+    ensure!(ids(&found, "missing") == ["7"], "{found:#}");
+
+    let often = ["--continuous", "--interval", "100ms", "--lag", "50ms"];
+    let watching = Program::start([&verify[..], &often].concat())?;
+    watching.ready().await?;
+    const DIFFERENCES: &str = "syncline_verify_differences";
+    let differences_are = async |wanted: f64| {
+        let waited = wait_until("the metric says so", PATIENCE, async || {
+            let found = watching.metric(DIFFERENCES).await;
+            found.is_ok_and(|found| found == wanted)
+        });
+        waited.await.with_context(|| watching.last_words())
+    };
+    differences_are(1.0).await?;
+    server
+        .psql(&names[1], "DELETE FROM t WHERE id <= 3")
+        .await?;
+    differences_are(4.0).await?;
+    with(&["--lag", "0", "--repair", "--yes"])
+        .await?
+        .success()?;
+    differences_are(0.0).await?;
+    watching.stop().await
+}
