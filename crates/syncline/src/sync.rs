@@ -252,7 +252,13 @@ fn conclude(
     progress.finish();
     print_summary(progress);
     if token.is_cancelled() {
-        eprintln!("stopped before the end: the target has a part of the source");
+        eprintln!(
+            "{}",
+            match args.follow {
+                false => "stopped before the end: the target has a part of the source",
+                true => "stopped: the target stays as it is now; run it again to go on",
+            }
+        );
     }
     ended?;
     let refused = progress

@@ -43,11 +43,13 @@ pub(crate) enum JsonError {
 impl<'a> Node<'a> {
     /// A document.
     pub(crate) fn document(bytes: &'a [u8]) -> Result<Node<'a>, JsonError> {
+        let text = str::from_utf8(bytes);
+        let text = text.map_err(|error| JsonError::Malformed(error.to_string()))?;
         // One pass over the text checks all of it and opens the first level.
-        if let Ok(node @ Node::Object(_)) = open(bytes) {
+        if let Ok(node @ Node::Object(_)) = open(text) {
             return Ok(node);
         }
-        match serde_json::from_slice::<&RawValue>(bytes) {
+        match serde_json::from_str::<&RawValue>(text) {
             Ok(_) => Err(JsonError::NoObject),
             Err(error) => Err(JsonError::Malformed(error.to_string())),
         }
@@ -69,7 +71,7 @@ impl<'a> Node<'a> {
             Node::Raw(raw) => {
                 // Whoever has made the raw value has checked it, so that this does not fail.
                 if raw.get().starts_with(['{', '['])
-                    && let Ok(opened) = open(raw.get().as_bytes())
+                    && let Ok(opened) = open(raw.get())
                 {
                     *self = opened;
                 }

@@ -261,7 +261,7 @@ async fn a_copy_that_is_stopped_in_the_middle_ends_and_the_next_one_completes_it
     let ended = copy.wait().await?;
     ensure!(ended.code() == Some(0), "{ended}: {}", copy.last_words());
     ensure!(
-        copy.has_said(&["stopped before the end"]),
+        copy.has_said(&["stopped: the target stays as it is now"]),
         "{}",
         copy.last_words()
     );

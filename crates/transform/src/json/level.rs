@@ -13,9 +13,9 @@ use super::{Node, Text};
 /// Most documents have fewer fields, and an object without any memory of its own is rare.
 const FIELDS: usize = 16;
 
-/// Cuts an object or an array into its parts.
-pub(super) fn open(text: &[u8]) -> serde_json::Result<Node<'_>> {
-    serde_json::from_slice::<Level<'_>>(text).map(|level| level.0)
+/// Cuts an object or an array into its parts. From text rather than bytes, whose parts would be checked one by one.
+pub(super) fn open(text: &str) -> serde_json::Result<Node<'_>> {
+    serde_json::from_str::<Level<'_>>(text).map(|level| level.0)
 }
 
 struct Level<'a>(Node<'a>);
