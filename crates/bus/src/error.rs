@@ -181,8 +181,9 @@ pub(crate) fn refused(server: &str, what: &str, error: &async_nats::jetstream::E
             what,
             reason,
         },
-        // 503: the cluster has no leader just now, or the server is still starting.
-        _ if error.code() >= 500 => Error::Request { what, reason },
+        // 503: the cluster has no leader just now, or the server is still starting. 429: the stream has more waiting
+        // than it can store (`max_buffered_size`, `max_buffered_msgs`), as where many publish on a slow disk.
+        _ if error.code() >= 500 || error.code() == 429 => Error::Request { what, reason },
         _ => Error::Refused { what, reason },
     }
 }

@@ -35,6 +35,8 @@ pub struct NatsOptions {
     pub max_storage: u64,
     /// Syncs every message to disk before it is acknowledged.
     pub sync_always: bool,
+    /// More lines for the part about JetStream.
+    pub jetstream: String,
     /// More lines for its configuration file, for example `max_payload: 8MB`.
     pub config: String,
     /// Where JetStream stores; a folder that vanishes with the server if not given.
@@ -48,6 +50,7 @@ impl Default for NatsOptions {
         Self {
             max_storage: 10 << 30,
             sync_always: false,
+            jetstream: String::new(),
             config: String::new(),
             store: None,
             port: None,
@@ -228,9 +231,9 @@ fn configuration(options: &NatsOptions, home: &Path, port: Option<u16>) -> Strin
         "host: 127.0.0.1\n\
          port: {port}\n\
          ports_file_dir: {home:?}\n\
-         jetstream {{\n  store_dir: {store:?}\n  max_file_store: {}\n  max_memory_store: 268435456\n  {sync}\n}}\n\
+         jetstream {{\n  store_dir: {store:?}\n  max_file_store: {}\n  max_memory_store: 268435456\n  {sync}\n  {}\n}}\n\
          {}\n",
-        options.max_storage, options.config,
+        options.max_storage, options.jetstream, options.config,
     )
 }
 

@@ -2,7 +2,7 @@
 
 use bus::{JetStreamSink, SinkOptions, purge_settled};
 use pipeline::{MessageSink, MessageSource, Tenure};
-use testkit::{unique_name, wait_until};
+use testkit::{NatsOptions, NatsServer, unique_name, wait_until};
 
 use crate::support::{
     Log, WITHIN, batch, connect, ids, next_batch, own_server, publish, try_publish,
@@ -161,6 +161,32 @@ async fn a_subject_of_another_stream_and_a_missing_permission_are_fatal() {
         !fault.is_retryable() && fault.to_string().contains("permission"),
         "{fault}"
     );
+}
+
+/// A disk that is slower than those who publish.
+#[tokio::test]
+async fn a_stream_that_has_too_much_waiting_is_asked_again() {
+    let options = NatsOptions {
+        sync_always: true,
+        jetstream: "max_buffered_msgs: 2".to_owned(),
+        ..NatsOptions::default()
+    };
+    let server = NatsServer::start(options).await.unwrap();
+    let log = Log::on(&connect(&server.url()).await, None).await;
+    let (mut sink, mut receipts) = (log.sink(), Vec::new());
+    for number in 0..300 {
+        let one = batch("a", number, 1, 10);
+        receipts.push(sink.publish(&one, 0).await.unwrap());
+    }
+    let mut refused = Vec::new();
+    for receipt in receipts {
+        refused.extend(receipt.await.err());
+    }
+    assert!(!refused.is_empty(), "the stream took everything at once");
+    for fault in refused {
+        assert!(fault.is_retryable(), "{fault}");
+    }
+    publish(&mut sink, &batch("a", 300, 1, 10)).await;
 }
 
 /// A publisher waits for a position, which went out last, before what went out first.

@@ -14,6 +14,8 @@ use crate::bench::runs::Run;
 
 /// How many messages may be under way, as with the gateway.
 const WINDOW: usize = 256;
+/// And how many bytes: a stream that holds 128 MB which it has not stored yet takes no more.
+const WINDOW_BYTES: usize = 32 << 20;
 
 /// Copies every message that the input has.
 pub(super) async fn copy(bus: &Bus, total: u64) -> Result<Run> {
@@ -42,7 +44,7 @@ pub(super) async fn copy_messages(bus: &Bus, messages: u64, total: u64) -> Resul
         .max_messages_per_batch(10_000)
         .messages();
     let mut messages = messages.await?;
-    let mut under_way = VecDeque::new();
+    let (mut under_way, mut bytes) = (VecDeque::new(), 0);
     while left > 0 {
         let message = messages.next().await.context("it ended early")??;
         left -= 1;
@@ -56,15 +58,17 @@ pub(super) async fn copy_messages(bus: &Bus, messages: u64, total: u64) -> Resul
                 }
             }
         }
-        let subject = format!("gw.{}", message.subject);
-        under_way.push_back(jetstream.send_publish(subject, publish).await?);
-        if under_way.len() >= WINDOW
-            && let Some(oldest) = under_way.pop_front()
+        let (subject, size) = (format!("gw.{}", message.subject), message.payload.len());
+        under_way.push_back((jetstream.send_publish(subject, publish).await?, size));
+        bytes += size;
+        while (under_way.len() >= WINDOW || bytes > WINDOW_BYTES)
+            && let Some((oldest, size)) = under_way.pop_front()
         {
             oldest.await?;
+            bytes -= size;
         }
     }
-    for ack in under_way {
+    for (ack, _) in under_way {
         ack.await?;
     }
     Ok(Run {
