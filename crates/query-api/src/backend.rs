@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     compile::Guarded,
+    positions::Waiting,
     problem::{Kind, Problem},
 };
 
@@ -27,6 +28,7 @@ pub(crate) struct Backend {
     timeout: Duration,
     max_answer: usize,
     keep_alive: String,
+    waiting: Waiting,
 }
 
 #[derive(Deserialize)]
@@ -49,11 +51,16 @@ impl Backend {
             timeout,
             max_answer,
             keep_alive: format!("{}ms", snapshot_time.as_millis()),
+            waiting: Waiting::default(),
         }
     }
 
     pub(crate) fn client(&self) -> &Client {
         &self.client
+    }
+
+    pub(crate) fn waiting(&self) -> &Waiting {
+        &self.waiting
     }
 
     /// Searches an index.

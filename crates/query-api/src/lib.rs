@@ -27,6 +27,7 @@ mod problem;
 mod query;
 mod schema;
 mod service;
+mod shared;
 mod snapshots;
 
 pub use self::config::Args;

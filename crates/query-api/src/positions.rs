@@ -22,15 +22,24 @@ use crate::{
     compile::Guarded,
     problem::{Kind, Problem},
     schema::Schema,
+    shared::Shared,
 };
 
 /// Where writers of a source with one position for all keep it: a document for each index, by the
 /// index's name, with the position as `position`. It is written when everything up to there is settled.
 pub(crate) const MARKS: &str = ".syncline-positions";
 
-/// The first pause between two looks; each is twice the last.
-const FIRST_PAUSE: Duration = Duration::from_millis(2);
+/// The pause between two looks: a part of the time that was waited, so that nobody waits much longer than he has to.
+const WAITED: u32 = 5;
+const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// What those who wait for positions ask together.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    marks: Shared<u64>,
+    refreshes: Shared<()>,
+}
 
 /// Something a source has told to whom it has written for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,14 +112,14 @@ pub(crate) async fn wait(
     visible: Option<&Guarded>,
     timeout: Duration,
 ) -> Result<(), Problem> {
-    let client = backend.client();
-    let deadline = Instant::now() + timeout;
+    let began = Instant::now();
+    let deadline = began + timeout;
     let index = IndexName::try_from(schema.index.as_str())
         .map_err(|_| Problem::new(Kind::Internal, "the index has no name"))?;
-    let mut pause = FIRST_PAUSE;
     loop {
-        if is_reached(client, &index, schema, position).await? {
-            client.refresh(&index).await.map_err(failed)?;
+        let mut pause = (began.elapsed() / WAITED).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        if is_reached(backend, &index, schema, position).await? {
+            show(backend, &index).await?;
             let is_seen = match visible {
                 Some(search) => {
                     let answer = backend.search(&schema.index, search).await?;
@@ -127,8 +136,14 @@ pub(crate) async fn wait(
             return Err(not_reached(position, timeout));
         }
         sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Has searches see what is there by now.
+async fn show(backend: &Backend, index: &IndexName) -> Result<(), Problem> {
+    let refresh = async { backend.client().refresh(index).await.map_err(failed) };
+    let refreshes = &backend.waiting().refreshes;
+    refreshes.ask(index.as_str(), Instant::now(), refresh).await
 }
 
 fn not_reached(position: &Position, timeout: Duration) -> Problem {
@@ -144,7 +159,7 @@ fn not_reached(position: &Position, timeout: Duration) -> Problem {
 }
 
 async fn is_reached(
-    client: &Client,
+    backend: &Backend,
     index: &IndexName,
     schema: &Schema,
     position: &Position,
@@ -166,7 +181,8 @@ async fn is_reached(
                     "there are no such numbers",
                 )
             })?;
-            let found = client
+            let found = backend
+                .client()
                 .mget(index, &[(id, routing.as_deref())], MgetOptions::default())
                 .await
                 .map_err(failed)?;
@@ -175,7 +191,14 @@ async fn is_reached(
                 .and_then(|found| found.version.filter(|_| found.found));
             Ok(version.is_some_and(|version| version >= wanted.get()))
         }
-        Position::Lsn(lsn) => Ok(mark(client, index, schema).await? >= *lsn),
+        Position::Lsn(lsn) => {
+            let mark = mark(backend.client(), index, schema);
+            // An answer of a moment ago will do: it is asked for again all the same.
+            let now = Instant::now();
+            let since = now.checked_sub(SHORTEST_PAUSE).unwrap_or(now);
+            let marks = &backend.waiting().marks;
+            Ok(marks.ask(index.as_str(), since, mark).await? >= *lsn)
+        }
     }
 }
 
