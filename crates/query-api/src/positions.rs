@@ -29,9 +29,8 @@ use crate::{
 /// index's name, with the position as `position`. It is written when everything up to there is settled.
 pub(crate) const MARKS: &str = ".syncline-positions";
 
-/// The pause between two looks: a part of the time that was waited, so that nobody waits much longer than he has to.
-const WAITED: u32 = 5;
-const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
+/// The first pause between two looks; each is twice the last. Looking more often makes it later on a busy cluster.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// What those who wait for positions ask together.
@@ -112,12 +111,11 @@ pub(crate) async fn wait(
     visible: Option<&Guarded>,
     timeout: Duration,
 ) -> Result<(), Problem> {
-    let began = Instant::now();
-    let deadline = began + timeout;
+    let deadline = Instant::now() + timeout;
     let index = IndexName::try_from(schema.index.as_str())
         .map_err(|_| Problem::new(Kind::Internal, "the index has no name"))?;
+    let mut pause = FIRST_PAUSE;
     loop {
-        let mut pause = (began.elapsed() / WAITED).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
         if is_reached(backend, &index, schema, position).await? {
             show(backend, &index).await?;
             let is_seen = match visible {
@@ -136,6 +134,7 @@ pub(crate) async fn wait(
             return Err(not_reached(position, timeout));
         }
         sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
@@ -195,7 +194,7 @@ async fn is_reached(
             let mark = mark(backend.client(), index, schema);
             // An answer of a moment ago will do: it is asked for again all the same.
             let now = Instant::now();
-            let since = now.checked_sub(SHORTEST_PAUSE).unwrap_or(now);
+            let since = now.checked_sub(FIRST_PAUSE).unwrap_or(now);
             let marks = &backend.waiting().marks;
             Ok(marks.ask(index.as_str(), since, mark).await? >= *lsn)
         }
