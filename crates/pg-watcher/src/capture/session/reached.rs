@@ -7,7 +7,7 @@
 use super::*;
 
 /// At least so long between two times that what has changed is told of.
-const SOON: Duration = Duration::from_millis(5);
+const SOON: Duration = Duration::from_millis(15);
 /// How often all others are told of, and how much later for each of them, since each is a message.
 const NOW_AND_THEN: Duration = Duration::from_secs(1);
 const FOR_EACH: Duration = Duration::from_millis(5);
