@@ -40,6 +40,8 @@ pub(crate) struct Capture {
     pub(crate) out: mpsc::Sender<Captured<Position>>,
     /// Up to where the slot may be let go.
     pub(crate) flushed: watch::Receiver<Lsn>,
+    /// Whether the server could be read from in this process.
+    pub(crate) has_read: bool,
 }
 
 /// What a database's slot is called, and a publication of ours.
@@ -65,7 +67,13 @@ impl Capture {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         let what = format!("database {}", self.database);
         loop {
-            match session::run(&mut self, &mut backoff).await.map_err(fault) {
+            let ended = session::run(&mut self, &mut backoff).await;
+            let ended = ended.map_err(|error| match error {
+                // One that takes over is about to be promoted. At the start it is a wrong address.
+                SourceError::Standby if self.has_read => Fault::retry(error),
+                error => fault(error),
+            });
+            match ended {
                 Ok(()) => return Ok(()),
                 Err(fault) if fault.is_retryable() => {
                     let pause = backoff.next_delay();

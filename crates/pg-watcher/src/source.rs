@@ -165,6 +165,7 @@ impl PgSource {
                 observer: Arc::clone(&observer),
                 out: out.clone(),
                 flushed: receiver,
+                has_read: false,
             };
             captures.spawn(capture.run());
         }

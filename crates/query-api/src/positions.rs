@@ -29,9 +29,12 @@ use crate::{
 /// index's name, with the position as `position`. It is written when everything up to there is settled.
 pub(crate) const MARKS: &str = ".syncline-positions";
 
-/// The first pause between two looks; each is twice the last. Looking more often makes it later on a busy cluster.
-const FIRST_PAUSE: Duration = Duration::from_millis(2);
+/// The pause between two looks: a quarter of the time that was waited, so that nobody waits much longer than he has to.
+/// Not shorter, for nothing arrives sooner than that, and each look is a request.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(8);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+/// So old an answer will do for others who ask, too.
+const FRESH: Duration = Duration::from_millis(2);
 
 /// What those who wait for positions ask together.
 #[derive(Debug, Default)]
@@ -111,11 +114,12 @@ pub(crate) async fn wait(
     visible: Option<&Guarded>,
     timeout: Duration,
 ) -> Result<(), Problem> {
-    let deadline = Instant::now() + timeout;
+    let began = Instant::now();
+    let deadline = began + timeout;
     let index = IndexName::try_from(schema.index.as_str())
         .map_err(|_| Problem::new(Kind::Internal, "the index has no name"))?;
-    let mut pause = FIRST_PAUSE;
     loop {
+        let mut pause = (began.elapsed() / 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
         if is_reached(backend, &index, schema, position).await? {
             show(backend, &index).await?;
             let is_seen = match visible {
@@ -134,7 +138,6 @@ pub(crate) async fn wait(
             return Err(not_reached(position, timeout));
         }
         sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
@@ -192,9 +195,8 @@ async fn is_reached(
         }
         Position::Lsn(lsn) => {
             let mark = mark(backend.client(), index, schema);
-            // An answer of a moment ago will do: it is asked for again all the same.
             let now = Instant::now();
-            let since = now.checked_sub(FIRST_PAUSE).unwrap_or(now);
+            let since = now.checked_sub(FRESH).unwrap_or(now);
             let marks = &backend.waiting().marks;
             Ok(marks.ask(index.as_str(), since, mark).await? >= *lsn)
         }

@@ -101,6 +101,7 @@ pub(super) async fn run(capture: &mut Capture, backoff: &mut Backoff) -> Result<
         let stream = Replication::start(replication, &session.capture.slot, &publication);
         session.stream = Some(stream.await?);
     }
+    session.capture.has_read = true;
     session.capture.observer.recovered("source");
     backoff.reset();
     session.capture.observer.fine();

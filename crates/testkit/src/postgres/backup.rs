@@ -15,8 +15,8 @@ pub struct Backup(Home);
 /// What a backup is made into when it takes a server's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recovery {
-    /// A stand-by that has fallen behind and is promoted: the log goes on, on a timeline of its own.
-    Promoted,
+    /// A stand-by that has fallen behind. Once it is promoted the log goes on, on a timeline of its own.
+    StandBy,
     /// The server as it was, on the timeline it had.
     Restored,
 }
@@ -43,13 +43,16 @@ impl PostgresServer {
     /// Ends the server at once and starts a backup in its place, on the same port.
     pub async fn replace(&mut self, backup: Backup, recovery: Recovery) -> Result<()> {
         self.kept.clean_up();
-        if recovery == Recovery::Promoted {
+        if recovery == Recovery::StandBy {
             touch(&backup.0.folder.join("data/standby.signal"))?;
         }
         self.kept = launch(&self.options, backup.0, self.port).await?;
-        if recovery == Recovery::Promoted {
-            self.psql("postgres", "SELECT pg_promote()").await?;
-        }
+        Ok(())
+    }
+
+    /// Makes a primary of a stand-by.
+    pub async fn promote(&self) -> Result<()> {
+        self.psql("postgres", "SELECT pg_promote()").await?;
         Ok(())
     }
 }
