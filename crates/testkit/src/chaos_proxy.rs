@@ -2,6 +2,8 @@
 //! refuses requests.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -33,6 +35,7 @@ enum Mood {
 pub struct ChaosProxy {
     address: SocketAddr,
     mood: watch::Sender<Mood>,
+    held: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -44,10 +47,12 @@ impl ChaosProxy {
             .context("no free port for the proxy")?;
         let address = listener.local_addr()?;
         let (mood, moods) = watch::channel(Mood::Healthy);
-        let task = tokio::spawn(accept(listener, upstream, moods));
+        let held = Arc::default();
+        let task = tokio::spawn(accept(listener, upstream, moods, Arc::clone(&held)));
         Ok(Self {
             address,
             mood,
+            held,
             task,
         })
     }
@@ -78,6 +83,11 @@ impl ChaosProxy {
         self.mood.send_replace(Mood::Silent);
     }
 
+    /// How many bytes were kept back so far by connections that are half open, in either direction.
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
     /// Closes each connection after so many bytes from the server.
     pub fn truncate(&self, after: usize) {
         self.mood.send_replace(Mood::Truncating(after));
@@ -102,7 +112,12 @@ impl Drop for ChaosProxy {
 }
 
 /// Connections live in the set, so that they end with the proxy.
-async fn accept(listener: TcpListener, upstream: SocketAddr, moods: watch::Receiver<Mood>) {
+async fn accept(
+    listener: TcpListener,
+    upstream: SocketAddr,
+    moods: watch::Receiver<Mood>,
+    held: Arc<AtomicUsize>,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -110,7 +125,7 @@ async fn accept(listener: TcpListener, upstream: SocketAddr, moods: watch::Recei
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => {
                 if let Ok((client, _)) = accepted {
-                    connections.spawn(connection(client, upstream, moods.clone()));
+                    connections.spawn(connection(client, upstream, moods.clone(), Arc::clone(&held)));
                 }
             }
         }
@@ -118,7 +133,12 @@ async fn accept(listener: TcpListener, upstream: SocketAddr, moods: watch::Recei
 }
 
 /// Carries one connection until either side or the mood ends it.
-async fn connection(client: TcpStream, upstream: SocketAddr, mut moods: watch::Receiver<Mood>) {
+async fn connection(
+    client: TcpStream,
+    upstream: SocketAddr,
+    mut moods: watch::Receiver<Mood>,
+    held: Arc<AtomicUsize>,
+) {
     let mood = *moods.borrow();
     if let Mood::Refusing(status) = mood {
         return refuse(client, status).await;
@@ -146,8 +166,8 @@ async fn connection(client: TcpStream, upstream: SocketAddr, mut moods: watch::R
         let (server_reads, server_writes) = server.into_split();
         tokio::select! {
             biased;
-            () = pass(client_reads, server_writes, moods.clone(), false) => {}
-            () = pass(server_reads, client_writes, moods.clone(), true) => {}
+            () = pass(client_reads, server_writes, moods.clone(), &held, false) => {}
+            () = pass(server_reads, client_writes, moods.clone(), &held, true) => {}
         }
     };
     tokio::select! {
@@ -180,11 +200,15 @@ async fn pass(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut moods: watch::Receiver<Mood>,
+    held: &AtomicUsize,
     is_answer: bool,
 ) {
     let mut passed = 0;
     let mut buffer = vec![0; 64 << 10];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        if *moods.borrow() == Mood::Silent {
+            held.fetch_add(count, Ordering::Relaxed);
+        }
         let Ok(mood) = moods
             .wait_for(|mood| *mood != Mood::Silent)
             .await

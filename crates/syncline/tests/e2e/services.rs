@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::json;
-use testkit::{Http, Product, SearchNode, wait_until};
+use testkit::{ChaosProxy, Http, Product, SearchNode, wait_until};
 use tokio::task::JoinSet;
 
 use super::{index_name, nodes};
@@ -208,4 +208,45 @@ async fn of_two_watchers_and_writers_of_one_name_one_stands_by_until_the_other_i
     until_equal(&source.http(), &target.http(), &index, PATIENCE).await?;
     second_watcher.stop().await?;
     second_writer.stop().await
+}
+
+#[tokio::test]
+async fn what_a_writer_has_sent_before_its_end_changes_nothing_when_it_comes_after_its_successors()
+-> Result<()> {
+    let (source, target) = nodes().await;
+    let (from, to) = (source.http(), target.http());
+    let index = index_name("late");
+    corpus::index_numbers(&from, &index, 0..100, 1).await?;
+    let proxy = ChaosProxy::start(target.address()).await?;
+    let mut pipeline = Pipeline::new(&source.url(), &proxy.url("http"), &index).await?;
+    pipeline.common = vec!["--lease".to_owned(), "2s".to_owned()];
+    let (watcher, first) = (pipeline.watcher()?, pipeline.writer()?);
+    until_equal(&from, &to, &index, PATIENCE).await?;
+    // It sends this, and nothing arrives.
+    proxy.half_open();
+    corpus::index_numbers(&from, &index, 0..100, 2).await?;
+    wait_until("the bulk is under way", PATIENCE, async || proxy.held() > 0).await?;
+    first.kill().await?;
+    pipeline.target = target.url();
+    let second = pipeline.writer()?;
+    corpus::index_numbers(&from, &index, 0..50, 3).await?;
+    from.delete(&format!("/{index}/_doc/60?refresh=true"))
+        .await?;
+    until_equal(&from, &to, &index, PATIENCE).await?;
+    // Now it arrives: whatever the target makes of it, it counts it.
+    let counted = async || -> Result<u64> {
+        let stats = to.get_json(&format!("/{index}/_stats/indexing")).await?;
+        let indexing = &stats["_all"]["primaries"]["indexing"];
+        let of = |what: &str| indexing[what].as_u64().unwrap_or(0);
+        Ok(of("index_total") + of("index_failed"))
+    };
+    let before = counted().await?;
+    proxy.heal();
+    wait_until("the late bulk has arrived", PATIENCE, async || {
+        counted().await.is_ok_and(|now| now >= before + 100)
+    })
+    .await?;
+    ensure!(assert_equal(&from, &to, &index).await? == 99);
+    watcher.stop().await?;
+    second.stop().await
 }
