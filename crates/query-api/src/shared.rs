@@ -7,11 +7,13 @@ use std::{
 
 use tokio::time::Instant;
 
+use crate::problem::Problem;
+
 /// The newest answer about each thing, and when it was asked for.
 #[derive(Debug)]
 pub(crate) struct Shared<T>(Mutex<HashMap<String, Arc<Answer<T>>>>);
 
-type Answer<T> = tokio::sync::Mutex<Option<(Instant, T)>>;
+type Answer<T> = tokio::sync::Mutex<Option<(Instant, Result<T, Problem>)>>;
 
 impl<T> Default for Shared<T> {
     fn default() -> Self {
@@ -24,13 +26,13 @@ impl<T: Clone> Shared<T> {
     /// only if the question was put before that moment: of any number at most two ask one after the other.
     ///
     /// # Errors
-    /// When the question fails. That is nobody else's answer.
-    pub(crate) async fn ask<E>(
+    /// When the question fails, for all whose answer it is: a cluster that does not answer is not asked once for each.
+    pub(crate) async fn ask(
         &self,
         about: &str,
         since: Instant,
-        question: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, E> {
+        question: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<T, Problem> {
         let answer = {
             let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             match answers.get(about) {
@@ -42,19 +44,18 @@ impl<T: Clone> Shared<T> {
         if let Some((asked, known)) = &*answer
             && *asked >= since
         {
-            return Ok(known.clone());
+            return known.clone();
         }
         let asked = Instant::now();
-        let new = question.await?;
+        let new = question.await;
         *answer = Some((asked, new.clone()));
-        Ok(new)
+        new
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::{
-        convert::Infallible,
         sync::atomic::{AtomicU32, Ordering},
         time::Duration,
     };
@@ -62,42 +63,68 @@ mod tests {
     use futures::future::join_all;
 
     use super::*;
+    use crate::problem::Kind;
 
-    #[tokio::test(start_paused = true)]
-    async fn many_who_come_while_one_asks_ask_once_more_together() {
+    /// What fifty are told who come one after the other while the first still waits. Questions are numbered, take 100
+    /// milliseconds, and fail if `fails`.
+    async fn fifty(fails: bool) -> Vec<Result<u32, String>> {
         let (shared, asked) = (Shared::default(), AtomicU32::new(0));
         let ask = async |after: u64| {
             tokio::time::sleep(Duration::from_millis(after)).await;
             let question = async {
                 let number = asked.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(Duration::from_millis(100)).await;
-                Ok::<u32, Infallible>(number)
+                match fails {
+                    false => Ok(number),
+                    true => Err(Problem::new(Kind::Unavailable, number.to_string())),
+                }
             };
-            let Ok(answer) = shared.ask("a", Instant::now(), question).await;
-            answer
+            let answer = shared.ask("a", Instant::now(), question).await;
+            answer.map_err(|problem| problem.detail)
         };
-        let answers = join_all((0..50).map(ask)).await;
+        join_all((0..50).map(ask)).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_who_come_while_one_asks_ask_once_more_together() {
+        let answers = fifty(false).await;
         // What the first asked is too old for those who came after it.
-        assert_eq!(answers[0], 0);
+        assert_eq!(answers[0], Ok(0));
         assert!(
-            answers[1..].iter().all(|answer| *answer == 1),
+            answers[1..].iter().all(|answer| *answer == Ok(1)),
             "{answers:?}"
         );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_older_answer_will_do_for_whoever_says_so_and_a_failure_for_nobody() {
-        let shared = Shared::default();
-        let failed: Result<u32, &str> = shared.ask("a", Instant::now(), async { Err("no") }).await;
-        assert_eq!(failed, Err("no"));
-        let asked = Instant::now();
-        let first = shared.ask("a", asked, async { Ok::<_, &str>(1) }).await;
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        let again = shared.ask("a", asked, async { Ok::<_, &str>(2) }).await;
-        let anew = shared
-            .ask("a", Instant::now(), async { Ok::<_, &str>(3) })
-            .await;
-        let other = shared.ask("b", asked, async { Ok::<_, &str>(4) }).await;
-        assert_eq!([first, again, anew, other], [Ok(1), Ok(1), Ok(3), Ok(4)]);
+    async fn many_who_wait_for_a_cluster_that_does_not_answer_do_not_wait_one_after_the_other() {
+        let began = Instant::now();
+        let answers = fifty(true).await;
+        assert_eq!(began.elapsed(), Duration::from_millis(200));
+        assert_eq!(answers[0], Err("0".to_owned()));
+        assert!(
+            answers[1..]
+                .iter()
+                .all(|answer| *answer == Err("1".to_owned())),
+            "{answers:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_older_answer_will_do_for_whoever_says_so_and_only_about_the_same() {
+        let (shared, asked) = (Shared::default(), Instant::now());
+        let mut answers = Vec::new();
+        for (about, is_new, number) in [
+            ("a", false, 1),
+            ("a", false, 2),
+            ("a", true, 3),
+            ("b", false, 4),
+        ] {
+            let since = if is_new { Instant::now() } else { asked };
+            let answer = shared.ask(about, since, async { Ok(number) }).await;
+            answers.push(answer.unwrap_or(0));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(answers, [1, 1, 3, 4]);
     }
 }

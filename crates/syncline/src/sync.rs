@@ -237,8 +237,7 @@ async fn copy_postgres(args: Args, url: String, bars: MultiProgress) -> Result<(
     let registry = Arc::new(TargetLineages(target.clone()));
     let joined = shutdown.run(copy.join(target, registry, &progress, &token));
     let joined = joined.await.map_err(SyncError::from);
-    let ended = joined.map(|copied| copied.map_err(SyncError::from));
-    let ended = ended.flatten();
+    let ended = joined.and_then(|copied| Ok(copied?));
     conclude(&args, &progress, &token, ended)
 }
 
