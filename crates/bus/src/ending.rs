@@ -78,9 +78,9 @@ impl Acknowledged {
         self.lock().stored.clone()
     }
 
-    /// Resolves when the stream has lost what it has acknowledged. Looks whenever the connection was
-    /// lost, and now and then.
-    pub async fn lost(&self, bus: &Bus) -> Error {
+    /// Resolves when the stream, which was created then, has lost what it has acknowledged. Looks whenever the
+    /// connection was lost, and now and then.
+    pub async fn lost(&self, bus: &Bus, created: u64) -> Error {
         let (mut losses, mut lost) = (bus.losses(), self.lost.subscribe());
         let mut pause = LOOK_EVERY;
         loop {
@@ -92,10 +92,7 @@ impl Acknowledged {
                 Ok(()) = losses.changed() => {}
                 () = tokio::time::sleep(pause) => {}
             }
-            let Some(newest) = self.newest() else {
-                continue;
-            };
-            pause = match look(bus, &self.stream, &newest).await {
+            pause = match look(bus, (&self.stream, created), self.newest().as_ref()).await {
                 Ok(Ending::Whole) => LOOK_EVERY,
                 Ok(Ending::Lost { what, .. }) => return self.error(what),
                 Err(_) => LOOK_AGAIN,
@@ -143,15 +140,29 @@ impl Acknowledged {
     }
 }
 
-/// Whether a stream still has a message that it has acknowledged, and everything before it.
+/// Whether a stream, named and by when it was created, still has a message that it has acknowledged, and everything
+/// before it; without one, whether it is there.
 ///
 /// # Errors
-/// When the stream is missing or the server does not answer.
-pub async fn look(bus: &Bus, name: &str, stored: &Stored) -> Result<Ending, Error> {
-    let missing = || Error::StreamMissing {
-        stream: name.to_owned(),
+/// When the server does not answer.
+pub async fn look(
+    bus: &Bus,
+    (name, created): (&str, u64),
+    stored: Option<&Stored>,
+) -> Result<Ending, Error> {
+    let all = |what: &str| Ending::Lost {
+        upto: 0,
+        what: what.to_owned(),
     };
-    let info = stream::info(bus, name).await?.ok_or_else(missing)?;
+    let Some(info) = stream::info(bus, name).await? else {
+        return Ok(all("is gone"));
+    };
+    if info.created != created {
+        return Ok(all("was deleted and created again"));
+    }
+    let Some(stored) = stored else {
+        return Ok(Ending::Whole);
+    };
     if info.last_sequence < stored.sequence {
         return Ok(Ending::Lost {
             upto: info.last_sequence,
@@ -166,10 +177,7 @@ pub async fn look(bus: &Bus, name: &str, stored: &Stored) -> Result<Ending, Erro
             if id.is_some_and(|id| id.as_str() == stored.message_id) {
                 return Ok(Ending::Whole);
             }
-            Ok(Ending::Lost {
-                upto: 0,
-                what: format!("has another message {}", stored.sequence),
-            })
+            Ok(all(&format!("has another message {}", stored.sequence)))
         }
         // Removed, because every reader has settled it.
         Err(error) if stream::is_not_found(&error) => Ok(Ending::Whole),

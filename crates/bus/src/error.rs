@@ -25,7 +25,7 @@ pub enum Error {
         account: &'static str,
     },
     #[error(
-        "the stream {stream} does not exist: create it, or let this service do so (stream creation is switched off)"
+        "the stream {stream} does not exist: the services that use it create it when they start"
     )]
     StreamMissing { stream: String },
     #[error("the stream {stream} {reason}")]
@@ -97,6 +97,10 @@ pub enum Error {
     )]
     FilterGone { stream: String, output: String },
     #[error(
+        "the gateway of the stream {stream} passes on to {output}, which this server does not have: this reader waits for it. Start the gateway, which creates it; or, where its output is at another server (--downstream-url), read there"
+    )]
+    OutputMissing { stream: String, output: String },
+    #[error(
         "the stream {stream} is not marked by a gateway, and one is expected before this reader: it waits, rather than reading what nobody has filtered. Start the gateway, which marks the stream; or, where there is to be none, leave out --expect-gateway"
     )]
     NoGateway { stream: String },
@@ -123,6 +127,7 @@ impl Error {
             | Error::Request { .. }
             | Error::Disconnected(_)
             | Error::FilterGone { .. }
+            | Error::OutputMissing { .. }
             | Error::NoGateway { .. }
             | Error::LostEnd { .. } => true,
             Error::Configuration(_)

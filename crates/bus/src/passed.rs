@@ -43,14 +43,14 @@ pub struct TakenBack {
 /// Takes a mark back to where the output still has everything, if it has lost something.
 ///
 /// # Errors
-/// When the output is missing or its server does not answer.
+/// When the output's server does not answer.
 pub(crate) async fn compare(mark: &mut Mark, output: &Output) -> Result<Option<TakenBack>, Error> {
     let (name, created) = (&output.stream.name, output.stream.created);
     let from = mark.floor;
     let lost = match &mark.passed {
         Some(passed) if passed.is_about(name, created) => match passed.newest() {
             None => None,
-            Some(newest) => match ending::look(&output.bus, name, newest).await? {
+            newest => match ending::look(&output.bus, (name, created), newest).await? {
                 Ending::Whole => None,
                 Ending::Lost { upto, what } => Some((upto, what)),
             },

@@ -31,6 +31,8 @@ use crate::{
 use cursor::{Cursor, Pending, open};
 use position::{Ahead, Position, Start};
 
+pub(crate) use position::stands;
+
 /// How often a reader with nothing to read looks how far the stream has come.
 const IDLE: Duration = Duration::from_secs(1);
 /// How long messages may be due without one coming. Generous: a large one on a slow line takes time.
@@ -250,6 +252,11 @@ impl JetStreamReader {
         self.passed.clone()
     }
 
+    /// Where it passes on what it reads.
+    pub fn output(&self) -> Option<&Output> {
+        self.options.output.as_ref()
+    }
+
     /// How far the floor has gone back at the start, because the output had lost something.
     pub fn taken_back(&self) -> Option<&TakenBack> {
         self.taken_back.as_ref()
@@ -400,6 +407,8 @@ impl JetStreamReader {
                 self.arrived = Instant::now();
                 self.reopen(&"messages are due and do not come");
             }
+            // Opening says what that means.
+            Ahead::Gone => self.reopen(&"the stream is gone"),
             Ahead::Nothing(_) | Ahead::Unread | Ahead::Unknown => {}
         }
         None

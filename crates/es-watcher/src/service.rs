@@ -84,35 +84,44 @@ pub async fn run(
     let Some(bus) = nats.connect_with_retry(shutdown).await? else {
         return Ok(());
     };
-    let (spec, options) = (args.stream_spec(), args.publisher());
-    let entered = Publisher::enter(&bus, &spec, options, shutdown).await?;
-    let Some(publisher) = entered else {
-        return Ok(());
-    };
-    health.readiness.set("stream", Ok(()));
-    let owner = Owner {
-        cluster_uuid: client.server().cluster_uuid.clone(),
-        tenant: args.tenant.to_string(),
-        stream: Some((publisher.info.name.clone(), publisher.info.created)),
-    };
     let observer = Arc::new(WatcherMetrics::new(
         metrics,
         health.readiness.clone(),
         Some(heart),
     ));
-    let watcher = Watcher {
-        args: &args,
-        client,
-        bus,
-        owner,
-        publisher: &publisher,
-        observer,
-        readiness: &health.readiness,
-        shutdown,
-    };
-    let ended = watcher.watch().await;
-    publisher.leave().await;
-    ended
+    loop {
+        let (spec, options) = (args.stream_spec(), args.publisher());
+        let entered = Publisher::enter(&bus, &spec, options, shutdown).await?;
+        let Some(publisher) = entered else {
+            return Ok(());
+        };
+        health.readiness.set("stream", Ok(()));
+        let owner = Owner {
+            cluster_uuid: client.server().cluster_uuid.clone(),
+            tenant: args.tenant.to_string(),
+            stream: Some((publisher.info.name.clone(), publisher.info.created)),
+        };
+        let watcher = Watcher {
+            args: &args,
+            client: client.clone(),
+            bus: bus.clone(),
+            owner,
+            publisher: &publisher,
+            observer: Arc::clone(&observer),
+            readiness: &health.readiness,
+            shutdown,
+        };
+        let ended = watcher.watch().await;
+        publisher.leave().await;
+        match ended? {
+            Ended::Stopped => return Ok(()),
+            // It may be another stream by now, or gone altogether: as after a start.
+            Ended::LostEnd(error) => {
+                health.readiness.set("stream", Err(error.to_string()));
+                tracing::error!(%error, "going back to what the stream still has");
+            }
+        }
+    }
 }
 
 /// Whether a disk is the cause that may have room again some day: the stores are then opened anew.
@@ -144,17 +153,22 @@ struct Watcher<'a> {
     shutdown: &'a CancellationToken,
 }
 
-/// Why a watcher has stopped publishing.
+/// Why a watcher has given up its place.
 enum Ended {
     Stopped,
     /// The stream has lost what it had acknowledged: it is published again.
     LostEnd(bus::Error),
+}
+
+/// Why a watcher has stopped publishing.
+enum Paused {
+    Ended(Ended),
     /// The target holds more of an index than we know: our epochs are too low.
     Outdated(String),
 }
 
 impl Watcher<'_> {
-    async fn watch(&self) -> Result<(), ServiceError> {
+    async fn watch(&self) -> Result<Ended, ServiceError> {
         let mut backoff = Backoff::new(OPEN_AGAIN.0, OPEN_AGAIN.1);
         loop {
             let ended = match self.publish().await {
@@ -162,7 +176,7 @@ impl Watcher<'_> {
                     tracing::warn!(%error, "opening it anew");
                     self.readiness.set("checkpoint", Err(error.to_string()));
                     tokio::select! {
-                        () = self.shutdown.cancelled() => return Ok(()),
+                        () = self.shutdown.cancelled() => return Ok(Ended::Stopped),
                         lost = self.publisher.lease.lost() => return Err(lost.into()),
                         () = tokio::time::sleep(backoff.next_delay()) => continue,
                     }
@@ -171,11 +185,8 @@ impl Watcher<'_> {
             };
             backoff.reset();
             match ended {
-                Ended::Stopped => return Ok(()),
-                Ended::LostEnd(error) => {
-                    tracing::error!(%error, "going back to what the stream still has");
-                }
-                Ended::Outdated(history) => tracing::warn!(
+                Paused::Ended(ended) => return Ok(ended),
+                Paused::Outdated(history) => tracing::warn!(
                     history,
                     "the target was filled under a higher epoch than this watcher remembers, as after the loss of its \
                      checkpoints: everything of that index is published again under a higher one"
@@ -185,16 +196,17 @@ impl Watcher<'_> {
     }
 
     /// Publishes from where the stream still has everything.
-    async fn publish(&self) -> Result<Ended, ServiceError> {
+    async fn publish(&self) -> Result<Paused, ServiceError> {
+        const STOPPED: Paused = Paused::Ended(Ended::Stopped);
         let Some(store) = self.open_store().await? else {
-            return Ok(Ended::Stopped);
+            return Ok(STOPPED);
         };
         let ledger = self.args.deletes.ledger(Some(&self.args.checkpoint_path))?;
         if let Some(ledger) = &ledger {
             ledger.continue_into(&self.args.stream, self.owner.created())?;
         }
         let Some(newest) = self.take_back(&store, ledger.as_ref()).await? else {
-            return Ok(Ended::Stopped);
+            return Ok(STOPPED);
         };
         if let Some(ledger) = &ledger {
             continue_ledger(ledger, &self.publisher.lease, &self.observer).await?;
@@ -202,7 +214,7 @@ impl Watcher<'_> {
         let replicas = self.args.stream_replicas;
         let opened = until_answered(self.shutdown, || Lineages::open(&self.bus, replicas));
         let Some(lineages) = opened.await? else {
-            return Ok(Ended::Stopped);
+            return Ok(STOPPED);
         };
         let bucket = Bucket::new(lineages);
         let (stream, tenant) = (&self.args.stream, &self.args.tenant);
@@ -210,7 +222,7 @@ impl Watcher<'_> {
             Resyncs::open(&self.bus, stream, tenant, replicas)
         });
         let Some(resyncs) = opened.await? else {
-            return Ok(Ended::Stopped);
+            return Ok(STOPPED);
         };
         let requests = Requests::default();
         let mut sink = JetStreamSink::new(&self.bus, self.publisher.sink_options(newest));
@@ -233,11 +245,11 @@ impl Watcher<'_> {
         let publishing = publish(&mut source, &mut sink, &window, observer, self.shutdown);
         let ended = tokio::select! {
             biased;
-            error = acknowledged.lost(&self.bus) => Ok(Ended::LostEnd(error)),
-            history = bucket.raised() => Ok(Ended::Outdated(history)),
-            () = requests.attend(&resyncs, &name) => Ok(Ended::Stopped),
-            () = self.send_canaries() => Ok(Ended::Stopped),
-            ended = publishing => ended.map(|()| Ended::Stopped).map_err(ServiceError::from),
+            error = acknowledged.lost(&self.bus, self.publisher.info.created) => Ok(Paused::Ended(Ended::LostEnd(error))),
+            history = bucket.raised() => Ok(Paused::Outdated(history)),
+            () = requests.attend(&resyncs, &name) => Ok(STOPPED),
+            () = self.send_canaries() => Ok(STOPPED),
+            ended = publishing => ended.map(|()| STOPPED).map_err(ServiceError::from),
             lost = self.publisher.lease.lost() => Err(lost.into()),
         };
         source.close().await;
@@ -255,7 +267,8 @@ impl Watcher<'_> {
             return Ok(Some(None));
         };
         let looked = until_answered(self.shutdown, || {
-            bus::look_at_ending(&self.bus, &self.args.stream, &newest)
+            let of = (self.args.stream.as_str(), self.publisher.info.created);
+            bus::look_at_ending(&self.bus, of, Some(&newest))
         });
         match looked.await? {
             None => Ok(None),

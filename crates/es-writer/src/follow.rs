@@ -22,6 +22,11 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
+    /// The gateway's output that this is.
+    pub(crate) fn followed(&self) -> Option<&str> {
+        self.is_followed.then_some(self.stream.as_str())
+    }
+
     /// The stream as it has to be.
     pub(crate) fn spec(&self, args: &Args) -> StreamSpec {
         let (subjects, most) = match self.is_followed || self.stream == stream::ES_GATEWAY {
@@ -31,6 +36,7 @@ impl Choice {
         StreamSpec {
             max_bytes: most.map(|size| size.bytes()),
             replicas: args.stream_replicas,
+            create: !self.is_followed,
             ..StreamSpec::new(&self.stream, subjects)
         }
     }
@@ -55,14 +61,19 @@ impl Choice {
 pub(crate) async fn choose(
     bus: &Bus,
     args: &Args,
+    followed: Option<&str>,
     readiness: &Readiness,
     shutdown: &CancellationToken,
 ) -> Result<Option<Choice>, Error> {
     let mut told = false;
     loop {
-        let chosen = until_answered(shutdown, || look(bus, args)).await;
+        let chosen = until_answered(shutdown, || look(bus, args, followed)).await;
         match chosen {
-            Err(error @ (Error::FilterGone { .. } | Error::NoGateway { .. })) => {
+            Err(
+                error @ (Error::FilterGone { .. }
+                | Error::OutputMissing { .. }
+                | Error::NoGateway { .. }),
+            ) => {
                 if !std::mem::replace(&mut told, true) {
                     tracing::warn!(%error, "waiting for the gateway");
                 }
@@ -77,9 +88,9 @@ pub(crate) async fn choose(
     }
 }
 
-async fn look(bus: &Bus, args: &Args) -> Result<Choice, Error> {
-    let replicas = args.stream_replicas;
-    let chosen = stream::choose(bus, &args.stream, &args.consumer, replicas).await?;
+async fn look(bus: &Bus, args: &Args, followed: Option<&str>) -> Result<Choice, Error> {
+    let (stream, replicas) = (&args.stream, args.stream_replicas);
+    let chosen = stream::choose(bus, stream, &args.consumer, followed, replicas).await?;
     let is_followed = chosen != args.stream;
     if args.expect_gateway && !is_followed && chosen != stream::ES_GATEWAY {
         return Err(Error::NoGateway { stream: chosen });
@@ -92,10 +103,12 @@ async fn look(bus: &Bus, args: &Args) -> Result<Choice, Error> {
 
 /// Whether the choice is another one by now.
 pub(crate) async fn has_changed(bus: &Bus, args: &Args, choice: &Choice) -> Result<bool, Error> {
-    match look(bus, args).await {
+    match look(bus, args, choice.followed()).await {
         Ok(now) => Ok(now != *choice),
-        // What is read is filtered, whatever has become of the mark.
-        Err(Error::FilterGone { .. }) if choice.is_followed => Ok(false),
+        // What is read is filtered, whatever has become of the mark. A stream that is gone is the reader's to notice.
+        Err(Error::FilterGone { .. } | Error::OutputMissing { .. }) if choice.is_followed => {
+            Ok(false)
+        }
         Err(error) => Err(error),
     }
 }

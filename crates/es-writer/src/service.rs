@@ -91,24 +91,31 @@ pub async fn run(
         .telling(lineages)
         .choosing(choices);
     let writer = Arc::new(writer);
+    let mut followed: Option<String> = None;
     loop {
-        let chosen = follow::choose(&bus, &args, &health.readiness, shutdown);
+        let chosen = follow::choose(
+            &bus,
+            &args,
+            followed.as_deref(),
+            &health.readiness,
+            shutdown,
+        );
         let Some(choice) = chosen.await? else {
             return Ok(());
         };
+        followed = choice.followed().map(str::to_owned).or(followed);
         let (options, changes) = (reader_options(&args, &choice)?, choice.spec(&args));
-        let ensured = until_answered(shutdown, async || {
+        let opened = until_answered(shutdown, async || {
             stream::ensure(&bus, &changes).await?;
-            stream::ensure(&bus, &dlq).await
+            stream::ensure(&bus, &dlq).await?;
+            JetStreamReader::open(&bus, options.clone(), shutdown).await
         });
-        if ensured.await?.is_none() {
-            return Ok(());
-        }
-        let opened = until_answered(shutdown, || {
-            JetStreamReader::open(&bus, options.clone(), shutdown)
-        });
-        let Some(mut reader) = opened.await?.flatten() else {
-            return Ok(());
+        let mut reader = match opened.await {
+            Ok(Some(Some(reader))) => reader,
+            Ok(_) => return Ok(()),
+            // Lost while this one stood by: there may be another one to read.
+            Err(bus::Error::StreamMissing { .. }) => continue,
+            Err(error) => return Err(error.into()),
         };
         // It may have stood by for long.
         let looked = until_answered(shutdown, || follow::has_changed(&bus, &args, &choice));

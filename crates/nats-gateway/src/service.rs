@@ -164,7 +164,13 @@ impl Gateway<'_> {
         loop {
             let began = Instant::now();
             let carried = tokio::select! {
-                carried = self.carry(&ends) => carried?,
+                carried = self.carry(&ends) => match carried {
+                    // One was lost between two steps of the beginning, which makes sure of all of them.
+                    Err(ServiceError::Bus(error @ bus::Error::StreamMissing { .. })) => {
+                        Ended::Again(Fault::retry(error))
+                    }
+                    carried => carried?,
+                },
                 never = self.watch_connections(&ends) => match never {},
             };
             match carried {
@@ -290,6 +296,7 @@ impl Gateway<'_> {
             ack_timeout: ACK_TIMEOUT,
             newest: reader.newest_passed(),
         };
+        let created = reader.output().map_or(0, |output| output.stream.created);
         let mut sink = JetStreamSink::new(&ends.output, options);
         let acknowledged = sink.acknowledged();
         reader.follow(Arc::clone(&acknowledged));
@@ -312,7 +319,7 @@ impl Gateway<'_> {
         let publishing = publish(&mut relay, &mut sink, &window, observer, self.shutdown);
         let ended = tokio::select! {
             biased;
-            error = acknowledged.lost(&ends.output) => Ok(Ended::LostEnd(error)),
+            error = acknowledged.lost(&ends.output, created) => Ok(Ended::LostEnd(error)),
             ended = publishing => match ended {
                 Ok(()) => Ok(Ended::Stopped),
                 Err(fault) if fault.is_retryable() && !self.shutdown.is_cancelled() => {
@@ -331,28 +338,26 @@ impl Gateway<'_> {
     /// Becomes the active reader; `None` when the process is to stop first.
     async fn open(&self, ends: &Ends) -> Result<Option<JetStreamReader>, ServiceError> {
         let args = self.args;
-        let ensured = until_answered(self.shutdown, async || {
-            stream::ensure(&ends.input, &ends.changes).await?;
-            stream::ensure(&ends.input, &ends.letters).await?;
-            stream::ensure(&ends.output, &ends.passed).await
-        });
-        let Some(into) = ensured.await? else {
-            return Ok(None);
-        };
         let options = ReaderOptions {
             filter_subjects: self.control.rules().borrow().rules.subjects(),
             holder: runtime::process_name("nats-gateway"),
             lease: args.lease.into(),
             sealed: true,
             max_bytes: AHEAD,
-            output: Some(Output {
-                bus: ends.output.clone(),
-                stream: into,
-            }),
             ..ReaderOptions::new(&args.stream, &args.consumer)
         };
-        let opened = until_answered(self.shutdown, || {
-            JetStreamReader::open(&ends.input, options.clone(), self.shutdown)
+        let opened = until_answered(self.shutdown, async || {
+            stream::ensure(&ends.input, &ends.changes).await?;
+            stream::ensure(&ends.input, &ends.letters).await?;
+            let output = Output {
+                bus: ends.output.clone(),
+                stream: stream::ensure(&ends.output, &ends.passed).await?,
+            };
+            let options = ReaderOptions {
+                output: Some(output),
+                ..options.clone()
+            };
+            JetStreamReader::open(&ends.input, options, self.shutdown).await
         });
         let Some(reader) = opened.await?.flatten() else {
             return Ok(None);

@@ -306,6 +306,7 @@ mod tests {
             slot: "s".to_owned(),
             confirmed: Lsn(5),
             begins_again: false,
+            filled: Default::default(),
             tables: [(1, table)].into(),
         };
         memory.put("d", state).unwrap();

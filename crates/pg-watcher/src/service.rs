@@ -69,23 +69,37 @@ pub async fn run(
     let Some(bus) = options.nats.connect_with_retry(shutdown).await? else {
         return Ok(());
     };
-    let publisher = options.publisher.clone();
-    let entered = Publisher::enter(&bus, &options.stream, publisher, shutdown).await?;
-    let Some(publisher) = entered else {
-        return Ok(());
-    };
-    health.readiness.set("stream", Ok(()));
-    let observer = PgMetrics::new(metrics, health.readiness.clone(), Some(heart));
-    let watcher = Watcher {
-        options: &options,
-        bus,
-        publisher: &publisher,
-        observer: Arc::new(observer),
-        shutdown,
-    };
-    let ended = watcher.watch().await;
-    publisher.leave().await;
-    ended
+    let observer = Arc::new(PgMetrics::new(
+        metrics,
+        health.readiness.clone(),
+        Some(heart),
+    ));
+    loop {
+        let publisher = options.publisher.clone();
+        let entered = Publisher::enter(&bus, &options.stream, publisher, shutdown).await?;
+        let Some(publisher) = entered else {
+            return Ok(());
+        };
+        health.readiness.set("stream", Ok(()));
+        let watcher = Watcher {
+            options: &options,
+            bus: bus.clone(),
+            publisher: &publisher,
+            observer: Arc::clone(&observer),
+            shutdown,
+        };
+        let ended = watcher.watch().await;
+        publisher.leave().await;
+        match ended? {
+            Ended::Stopped => return Ok(()),
+            // It may be another stream by now, or gone altogether: as after a start.
+            Ended::LostEnd(error) => {
+                observer.lost_end();
+                health.readiness.set("stream", Err(error.to_string()));
+                tracing::error!(%error, "going back to what the readers have settled");
+            }
+        }
+    }
 }
 
 /// A watcher that holds its lease.
@@ -97,28 +111,29 @@ struct Watcher<'a> {
     shutdown: &'a CancellationToken,
 }
 
-/// Why a watcher has stopped publishing.
+/// Why a watcher has given up its place.
 enum Ended {
     Stopped,
     /// The stream has lost what it had acknowledged: what no reader has settled is published again.
     LostEnd(bus::Error),
+}
+
+/// Why a watcher has stopped publishing.
+enum Paused {
+    Ended(Ended),
     /// The target holds a higher epoch than ours.
     Outdated,
 }
 
 impl Watcher<'_> {
-    async fn watch(&self) -> Result<(), ServiceError> {
+    async fn watch(&self) -> Result<Ended, ServiceError> {
         let Some(memory) = self.open_memory().await? else {
-            return Ok(());
+            return Ok(Ended::Stopped);
         };
         loop {
             match self.publish(&memory).await? {
-                Ended::Stopped => return Ok(()),
-                Ended::LostEnd(error) => {
-                    self.observer.lost_end();
-                    tracing::error!(%error, "going back to what the readers have settled");
-                }
-                Ended::Outdated => tracing::warn!(
+                Paused::Ended(ended) => return Ok(ended),
+                Paused::Outdated => tracing::warn!(
                     "the target was filled under a higher epoch than this watcher knows: the tables are copied again \
                      under a higher one"
                 ),
@@ -126,11 +141,12 @@ impl Watcher<'_> {
         }
     }
 
-    async fn publish(&self, memory: &Memory) -> Result<Ended, ServiceError> {
+    async fn publish(&self, memory: &Memory) -> Result<Paused, ServiceError> {
+        const STOPPED: Paused = Paused::Ended(Ended::Stopped);
         let replicas = self.options.stream.replicas;
         let opened = until_answered(self.shutdown, || Lineages::open(&self.bus, replicas));
         let Some(lineages) = opened.await? else {
-            return Ok(Ended::Stopped);
+            return Ok(STOPPED);
         };
         let bucket = Bucket::new(lineages);
         let mut sink = JetStreamSink::new(&self.bus, self.publisher.sink_options(None));
@@ -154,9 +170,9 @@ impl Watcher<'_> {
         let publishing = publish(&mut source, &mut sink, &window, observer, self.shutdown);
         let ended = tokio::select! {
             biased;
-            error = acknowledged.lost(&self.bus) => Ok(Ended::LostEnd(error)),
-            _ = bucket.raised() => Ok(Ended::Outdated),
-            ended = publishing => ended.map(|()| Ended::Stopped).map_err(ServiceError::from),
+            error = acknowledged.lost(&self.bus, self.publisher.info.created) => Ok(Paused::Ended(Ended::LostEnd(error))),
+            _ = bucket.raised() => Ok(Paused::Outdated),
+            ended = publishing => ended.map(|()| STOPPED).map_err(ServiceError::from),
             lost = self.publisher.lease.lost() => Err(lost.into()),
         };
         source.close().await;

@@ -41,6 +41,9 @@ pub(crate) struct DatabaseState {
     /// begun need versions above all that this history has given before.
     #[serde(default)]
     pub(crate) begins_again: bool,
+    /// The tables that were copied before this state began: the target may have rows of theirs that are gone.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) filled: BTreeSet<u32>,
     pub(crate) tables: BTreeMap<u32, TableState>,
 }
 

@@ -40,6 +40,13 @@ pub struct LeaseOptions {
     pub lease: Duration,
 }
 
+impl LeaseOptions {
+    /// How long a request about it may take.
+    fn timeout(&self) -> Duration {
+        (self.lease / 6).clamp(Duration::from_millis(200), Duration::from_secs(5))
+    }
+}
+
 /// A lease that is held. Dropping it leaves the others waiting until it has run out;
 /// [`Lease::release`] does not.
 #[derive(Debug)]
@@ -97,9 +104,8 @@ impl Lease {
         options: LeaseOptions,
         shutdown: &CancellationToken,
     ) -> Result<Option<Lease>, Error> {
-        let timeout = (options.lease / 6).clamp(Duration::from_millis(200), Duration::from_secs(5));
         let key = options.role.key(&stream.name);
-        let place = Place::open(bus, key, stream.replicas, timeout).await?;
+        let place = Place::open(bus, key, stream.replicas, options.timeout()).await?;
         let mut keeper = Keeper::new(place, stream, options);
         tokio::select! {
             biased;
@@ -367,8 +373,18 @@ impl Keeper {
         }
     }
 
+    /// The record and its revision; `None` where the server did not say.
+    async fn read(&self) -> Result<Option<(u64, Option<Record>)>, Error> {
+        let read = self.place.read().await?;
+        if read.is_none() {
+            let (replicas, timeout) = (self.stream.replicas, self.options.timeout());
+            self.place.restore(replicas, timeout).await?;
+        }
+        Ok(read)
+    }
+
     async fn look(&mut self) -> Result<Event, Error> {
-        Ok(match self.place.read().await? {
+        Ok(match self.read().await? {
             None => Event::Unclear,
             Some((revision, record)) => {
                 let event = record::seen(revision, record.as_ref());
@@ -452,7 +468,7 @@ impl Keeper {
                 tracing::info!(key = self.shared.key, "gave the lease back");
                 return Ok(());
             }
-            match self.place.read().await? {
+            match self.read().await? {
                 Some((now, Some(record))) if record.holder == self.me => {
                     if !record.held && record.mark == *self.shared.mark() {
                         return Ok(());
@@ -463,6 +479,8 @@ impl Keeper {
                     self.read = record;
                     return Err(self.fenced());
                 }
+                // Lost with the server's power, unless only a replica lags: the write says.
+                Some((now, None)) => revision = now,
                 _ => {}
             }
             if Instant::now() >= deadline {

@@ -159,6 +159,19 @@ impl Place {
         }
     }
 
+    /// Creates the bucket where the server has lost it, as it may with its power.
+    pub(crate) async fn restore(&self, replicas: usize, timeout: Duration) -> Result<(), Error> {
+        let context = self.bus.context(timeout);
+        if let Ok(None) = store(&self.bus, &context).await {
+            tracing::warn!(
+                key = self.key,
+                "the server has lost the bucket SYNCLINE: creating it anew"
+            );
+            create(&self.bus, &context, replicas).await?;
+        }
+        Ok(())
+    }
+
     /// Replaces the record if it still has this revision.
     pub(crate) async fn write(&self, revision: u64, record: &Record) -> Result<Event, Error> {
         let value = serde_json::to_vec(record).map_err(|error| Error::BadRecord {

@@ -7,7 +7,7 @@ use futures::TryStreamExt;
 use model::now_ms;
 
 use super::record::{Place, Record, Role, readers_of, store as open};
-use crate::{Bus, Error, StreamInfo, stream};
+use crate::{Bus, Error, StreamInfo, reader::stands, stream};
 
 /// A registered reader of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub struct ReaderStatus {
     /// Its name.
     pub consumer: String,
     /// Everything up to here is settled by it; 0 where its floor belongs to an earlier stream of the
-    /// same name.
+    /// same name, or to an end that the stream has lost.
     pub floor: u64,
     /// Above here it may read again: at the floor or, for a reader that passes on what it reads into a
     /// stream that could lose its end, some minutes below.
@@ -46,6 +46,9 @@ pub async fn readers(bus: &Bus, stream: &StreamInfo) -> Result<Vec<ReaderStatus>
     let Some(store) = open(bus, bus.jetstream()).await? else {
         return Ok(Vec::new());
     };
+    let Some(now) = stream::info(bus, &stream.name).await? else {
+        return Ok(Vec::new());
+    };
     let what = || format!("listing the readers of {}", stream.name);
     let subjects = format!("{}{}*", store.prefix, readers_of(&stream.name));
     let listing = store.stream.info_with_subjects(subjects).await;
@@ -68,18 +71,22 @@ pub async fn readers(bus: &Bus, stream: &StreamInfo) -> Result<Vec<ReaderStatus>
         match place.read().await? {
             None => return Err(Error::request(what(), "the server does not answer")),
             Some((_, None)) => {}
-            Some((_, Some(record))) => readers.push(status(record, stream)),
+            Some((_, Some(record))) => {
+                // Until the reader has noticed it, its record names numbers that the stream gives again.
+                let stands =
+                    now.created == stream.created && stands(bus, &now, &record.mark).await?;
+                readers.push(status(record, stands));
+            }
         }
     }
     Ok(readers)
 }
 
-fn status(record: Record, stream: &StreamInfo) -> ReaderStatus {
-    let same = record.mark.stream_created == stream.created;
+fn status(record: Record, stands: bool) -> ReaderStatus {
     ReaderStatus {
         consumer: record.name,
-        floor: if same { record.mark.floor } else { 0 },
-        kept: if same { record.mark.kept() } else { 0 },
+        floor: if stands { record.mark.floor } else { 0 },
+        kept: if stands { record.mark.kept() } else { 0 },
         holder: record.holder,
         held: record.held,
         silent_for: Duration::from_millis(now_ms().saturating_sub(record.updated)),

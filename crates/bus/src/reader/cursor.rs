@@ -64,6 +64,11 @@ pub(super) async fn open(
         .create_consumer_on_stream(config, &options.stream)
         .await;
     let consumer = consumer.map_err(|error| match error.kind() {
+        jetstream::stream::ConsumerErrorKind::JetStream(answer)
+            if answer.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND =>
+        {
+            position::gone(&options.stream, after)
+        }
         jetstream::stream::ConsumerErrorKind::JetStream(answer) => {
             crate::error::refused(bus.server_host(), &what, &answer)
         }

@@ -14,6 +14,15 @@ pub(crate) struct Position {
     pub(crate) time: u64,
 }
 
+impl Position {
+    fn floor(mark: &Mark) -> Position {
+        Position {
+            sequence: mark.floor,
+            time: mark.floor_time,
+        }
+    }
+}
+
 /// Where a reader starts.
 #[derive(Debug, Clone)]
 pub(crate) struct Start {
@@ -65,7 +74,12 @@ pub(crate) async fn start(
     key: &str,
     mark: Option<&Mark>,
 ) -> Result<Start, Error> {
-    let info = look_up(bus, &options.stream).await?;
+    let missing = || Error::StreamMissing {
+        stream: options.stream.clone(),
+    };
+    let info = stream::info(bus, &options.stream)
+        .await?
+        .ok_or_else(missing)?;
     let beginning = Position {
         sequence: info.first_sequence.saturating_sub(1),
         time: 0,
@@ -87,10 +101,7 @@ pub(crate) async fn start(
         );
         return Ok(start);
     };
-    let floor = Position {
-        sequence: mark.floor,
-        time: mark.floor_time,
-    };
+    let floor = Position::floor(mark);
     let there = time_of(bus, stream, floor).await?;
     match judge(&info, mark.stream_created, floor, there) {
         Verdict::Good => {
@@ -127,6 +138,16 @@ pub(crate) async fn start(
     Ok(start)
 }
 
+/// Whether the floor of a mark is one of this stream, as it is now.
+pub(crate) async fn stands(bus: &Bus, info: &StreamInfo, mark: &Mark) -> Result<bool, Error> {
+    let floor = Position::floor(mark);
+    let there = time_of(bus, &info.name, floor).await?;
+    Ok(match judge(info, mark.stream_created, floor, there) {
+        Verdict::Good | Verdict::Unread { .. } => true,
+        Verdict::Recreated | Verdict::LostEnd(_) => false,
+    })
+}
+
 /// Whether a reader that has come this far may go on.
 pub(super) async fn check(
     bus: &Bus,
@@ -134,19 +155,32 @@ pub(super) async fn check(
     created: u64,
     seen: Position,
 ) -> Result<(), Error> {
-    let info = look_up(bus, stream).await?;
+    let info = stream::info(bus, stream).await?;
+    let info = info.ok_or_else(|| gone(stream, seen))?;
     let there = time_of(bus, stream, seen).await?;
-    let lost = |what: String| Error::LostEnd {
-        stream: stream.to_owned(),
-        read: seen.sequence,
-        what,
-    };
     match judge(&info, created, seen, there) {
         // What is gone behind the newest message seen was not there to be read when we started, or
         // another reader's messages were purged by subject.
         Verdict::Good | Verdict::Unread { .. } => Ok(()),
-        Verdict::Recreated => Err(lost("was deleted and created again".to_owned())),
-        Verdict::LostEnd(what) => Err(lost(what)),
+        Verdict::Recreated => Err(lost(
+            stream,
+            seen,
+            "was deleted and created again".to_owned(),
+        )),
+        Verdict::LostEnd(what) => Err(lost(stream, seen, what)),
+    }
+}
+
+/// What a reader that has come this far says of a stream that is not there any more.
+pub(super) fn gone(stream: &str, seen: Position) -> Error {
+    lost(stream, seen, "is gone".to_owned())
+}
+
+fn lost(stream: &str, seen: Position, what: String) -> Error {
+    Error::LostEnd {
+        stream: stream.to_owned(),
+        read: seen.sequence,
+        what,
     }
 }
 
@@ -157,6 +191,8 @@ pub(super) enum Ahead {
     Nothing(Position),
     /// Something it has not seen.
     Unread,
+    /// The stream is not there any more.
+    Gone,
     /// The server did not say.
     Unknown,
 }
@@ -168,7 +204,9 @@ pub(super) async fn ahead(
     options: ReaderOptions,
     seen: Position,
 ) -> Result<Ahead, Error> {
-    let info = look_up(&bus, &options.stream).await?;
+    let Some(info) = stream::info(&bus, &options.stream).await? else {
+        return Ok(Ahead::Gone);
+    };
     if info.last_sequence <= seen.sequence {
         return Ok(Ahead::Nothing(seen));
     }
@@ -199,13 +237,6 @@ pub(super) async fn ahead(
         sequence: info.last_sequence,
         time: info.last_time,
     }))
-}
-
-async fn look_up(bus: &Bus, stream: &str) -> Result<StreamInfo, Error> {
-    let missing = || Error::StreamMissing {
-        stream: stream.to_owned(),
-    };
-    stream::info(bus, stream).await?.ok_or_else(missing)
 }
 
 /// When the message at a position was stored; `None` when it is gone.

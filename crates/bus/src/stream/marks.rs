@@ -91,27 +91,33 @@ pub async fn mark(
 }
 
 /// Which stream a reader has to read that was told to read `stream`: that one, or the output of the
-/// gateway that stands before it.
+/// gateway that stands before it. `followed` is the output that this process has followed already: a server that
+/// loses power may have lost what is remembered there, too.
 ///
 /// # Errors
-/// When several gateways do and none of their outputs was followed before, when the mark is gone that was
-/// followed before, or when the server does not answer.
+/// When several gateways do and none of their outputs was followed before, when the mark or the output is gone that
+/// was followed before, or when the server does not answer.
 pub async fn choose(
     bus: &Bus,
     stream: &str,
     consumer: &str,
+    followed: Option<&str>,
     replicas: usize,
 ) -> Result<String, Error> {
     let key = format!("follows.{}.{}", escape(stream), escape(consumer));
     let place = Place::open(bus, key, replicas, REQUEST_TIMEOUT).await?;
-    let before = remembered(&place).await?;
-    let choice = choice(
-        stream,
-        outputs(bus, stream).await?,
-        before.map(|(_, output)| output),
-    )?;
+    let remembered = remembered(&place).await?.map(|(_, output)| output);
+    let before = remembered.or(followed.map(str::to_owned));
+    let choice = choice(stream, outputs(bus, stream).await?, before)?;
     if choice != stream {
         remember(&place, &choice).await?;
+        // A writer does not create it: the gateway knows how large it is to be.
+        if find(bus, &choice).await?.is_none() {
+            return Err(Error::OutputMissing {
+                stream: stream.to_owned(),
+                output: choice,
+            });
+        }
     }
     Ok(choice)
 }

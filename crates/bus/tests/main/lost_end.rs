@@ -129,13 +129,17 @@ async fn a_publisher_notices_that_what_was_acknowledged_is_gone() {
     publish(&mut busy, &batch("b", 0, 1, 10)).await;
     let kept = idle.acknowledged().newest().unwrap();
     assert_eq!(
-        bus::look_at_ending(&log.bus, &log.stream, &kept)
-            .await
-            .unwrap(),
+        bus::look_at_ending(
+            &log.bus,
+            (&log.stream, log.info().await.created),
+            Some(&kept)
+        )
+        .await
+        .unwrap(),
         Ending::Whole
     );
     let idle = idle.acknowledged();
-    let noticed = idle.lost(&log.bus);
+    let noticed = idle.lost(&log.bus, log.info().await.created);
     tokio::pin!(noticed);
     assert!(
         tokio::time::timeout(Duration::ZERO, &mut noticed)
@@ -164,17 +168,121 @@ async fn a_publisher_notices_that_what_was_acknowledged_is_gone() {
     assert!(told.contains("gives the number 2 again"), "{told}");
     let error = tokio::time::timeout(WITHIN, noticed).await.unwrap();
     assert!(error.to_string().contains("ends at 2"), "{error}");
-    let lost = bus::look_at_ending(&log.bus, &log.stream, &kept)
-        .await
-        .unwrap();
+    let lost = bus::look_at_ending(
+        &log.bus,
+        (&log.stream, log.info().await.created),
+        Some(&kept),
+    )
+    .await
+    .unwrap();
     assert!(matches!(lost, Ending::Lost { upto: 2, .. }), "{lost:?}");
 
     // A stream that has grown beyond the number has another message in its place.
     for number in 0..4 {
         publish(&mut log.sink(), &batch("c", number, 1, 10)).await;
     }
-    let lost = bus::look_at_ending(&log.bus, &log.stream, &kept)
-        .await
-        .unwrap();
+    let lost = bus::look_at_ending(
+        &log.bus,
+        (&log.stream, log.info().await.created),
+        Some(&kept),
+    )
+    .await
+    .unwrap();
     assert!(matches!(lost, Ending::Lost { upto: 0, .. }), "{lost:?}");
+}
+
+/// What a server says that has lost a stream with its power, or from which an operator has removed it.
+#[tokio::test]
+async fn a_stream_that_is_gone_has_lost_its_end_for_who_reads_it_and_for_who_writes_it() {
+    let Loss {
+        mut server,
+        log,
+        stream,
+        saved: _,
+        _folder,
+    } = Loss::prepare().await;
+    let mut sink = log.sink();
+    publish(&mut sink, &batch("a", 0, 1, 10)).await;
+    let mut reader = log.reader("r").await;
+    next_batch(&mut reader).await;
+    reader.commit(1).await.unwrap();
+
+    // The reader's lease goes with its bucket.
+    let created = log.info().await.created;
+    let publishers = [sink.acknowledged(), log.sink().acknowledged()].map(|acknowledged| {
+        let (bus, created) = (log.bus.clone(), created);
+        tokio::spawn(async move { acknowledged.lost(&bus, created).await })
+    });
+    server.kill();
+    std::fs::remove_dir_all(stream.parent().unwrap()).unwrap();
+    server.restart().await.unwrap();
+    let fault = tokio::time::timeout(WITHIN, reader.next())
+        .await
+        .unwrap()
+        .unwrap_err();
+    assert!(
+        fault.is_retryable() && fault.to_string().contains("is gone"),
+        "{fault}"
+    );
+    for publisher in publishers {
+        let lost = tokio::time::timeout(WITHIN, publisher).await.unwrap();
+        let error = lost.unwrap().to_string();
+        assert!(error.contains("is gone"), "{error}");
+    }
+
+    log.ensure(None).await;
+    reader.close().await.unwrap();
+    let mut sink = log.sink();
+    publish(&mut sink, &batch("a", 1, 1, 10)).await;
+    let mut reader = log.reader("r").await;
+    assert_eq!(ids(&next_batch(&mut reader).await.1), [1]);
+}
+
+/// The reader was cut off when the server lost its end: until it is back, its floor is a number of before.
+#[tokio::test]
+async fn a_floor_from_before_a_lost_end_frees_nothing_of_what_came_after() {
+    let Loss {
+        mut server,
+        log,
+        stream,
+        saved,
+        _folder,
+    } = Loss::prepare().await;
+    let mut sink = log.sink();
+    for number in 0..5 {
+        publish(&mut sink, &batch("a", number, 1, 10)).await;
+    }
+    server.kill();
+    copy(&stream, &saved);
+    server.restart().await.unwrap();
+    for number in 5..10 {
+        publish(&mut sink, &batch("a", number, 1, 10)).await;
+    }
+    let mut reader = log.reader("r").await;
+    while next_batch(&mut reader).await.0 < 10 {}
+    reader.commit(10).await.unwrap();
+    reader.close().await.unwrap();
+    let floor = async || bus::readers(&log.bus, &log.info().await).await.unwrap()[0].floor;
+    assert_eq!(floor().await, 10);
+
+    server.kill();
+    std::fs::remove_dir_all(&stream).unwrap();
+    copy(&saved, &stream);
+    server.restart().await.unwrap();
+    // Shorter than the floor, up to it, and beyond it.
+    for upto in [7, 10, 13] {
+        let mut sink = log.sink();
+        for number in log.info().await.last_sequence..upto {
+            publish(&mut sink, &batch("b", 100 + number, 1, 10)).await;
+        }
+        assert_eq!(floor().await, 0, "at {upto}");
+        let purged = bus::purge_settled(&log.bus, &log.stream).await.unwrap();
+        assert_eq!(purged.removed, 0, "at {upto}");
+    }
+    let mut reader = log.reader("r").await;
+    let mut seen = Vec::new();
+    while seen.last() != Some(&112) {
+        seen.extend(ids(&next_batch(&mut reader).await.1));
+    }
+    assert_eq!(seen, (0..5).chain(105..113).collect::<Vec<_>>());
 }

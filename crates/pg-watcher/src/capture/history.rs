@@ -129,6 +129,11 @@ pub(crate) async fn settle(
     let begins_again = known
         .as_ref()
         .is_some_and(|known| known.begins_again || has_gone_back(known, identity));
+    // The bucket says so, too, unless it went with its server.
+    let filled = known.as_ref().map_or_else(Default::default, |known| {
+        let copied = known.tables.keys().copied();
+        known.filled.iter().copied().chain(copied).collect()
+    });
     let known = known.filter(|known| {
         let goes = known.owner == *capture.memory.owner() && known.slot == capture.slot;
         if !goes {
@@ -188,6 +193,7 @@ pub(crate) async fn settle(
             slot: capture.slot.clone(),
             confirmed,
             begins_again,
+            filled,
             tables: Default::default(),
         },
     )
@@ -244,6 +250,7 @@ mod tests {
             slot: "s".to_owned(),
             confirmed: Lsn(100),
             begins_again: false,
+            filled: Default::default(),
             tables: Default::default(),
         };
         let server = Identity {

@@ -417,6 +417,7 @@ impl Session<'_> {
                 slot: self.capture.slot.clone(),
                 confirmed: Lsn::default(),
                 begins_again: false,
+                filled: Default::default(),
                 tables: Default::default(),
             },
         )

@@ -8,7 +8,7 @@ use super::{index_name, nodes};
 use crate::support::{
     corpus::{self, delete_by_query},
     equal::until_equal,
-    lost_end::{copy_folder, lose_the_end},
+    lost_end::{copy_folder, lose_everything, lose_the_end},
     pipeline::Pipeline,
     program::{PATIENCE, Program},
 };
@@ -83,4 +83,44 @@ async fn what_the_stream_loses_with_its_end_is_published_again_deletes_included(
         writer.stop().await?;
     }
     Ok(())
+}
+
+/// Nobody else creates streams here: whoever uses one has to.
+#[tokio::test]
+async fn a_server_that_has_lost_everything_is_filled_again_and_nobody_ends() -> Result<()> {
+    let (source, target) = nodes().await;
+    let (from, to) = (source.http(), target.http());
+    let index = index_name("lost-all");
+    corpus::create(&from, &index, 2, false).await?;
+    corpus::index_numbers(&from, &index, 0..1000, 0).await?;
+    let folder = tempfile::tempdir()?;
+    let store = folder.path().join("store");
+    let mut pipeline = Pipeline::new(&source.url(), &target.url(), &index).await?;
+    pipeline.nats = NatsServer::start(NatsOptions {
+        store: Some(store.clone()),
+        ..NatsOptions::default()
+    })
+    .await?;
+    let (mut watcher, mut writer) = (pipeline.watcher()?, pipeline.writer()?);
+    until_equal(&from, &to, &index, PATIENCE).await?;
+
+    // What is under way when the server dies, deletes among it, is nowhere but at the source.
+    let loading = corpus::index_numbers(&from, &index, 800..1200, 1);
+    tokio::try_join!(loading, lose_everything(&mut pipeline.nats, &store))?;
+    delete_by_query(
+        &from,
+        &index,
+        json!({ "range": { "number": { "lt": 200 } } }),
+    )
+    .await?;
+    let left = until_equal(&from, &to, &index, PATIENCE).await;
+    let left =
+        left.with_context(|| format!("{}\n{}", watcher.last_words(), writer.last_words()))?;
+    ensure!(left == 1000, "{left}");
+    for program in [&mut watcher, &mut writer] {
+        let ended = program.ended()?;
+        ensure!(ended.is_none(), "{ended:?}: {}", program.last_words());
+    }
+    watcher.stop().await?;
+    writer.stop().await
 }

@@ -9,7 +9,7 @@ use testkit::{
 use crate::{
     create_database,
     support::{
-        lost_end::{copy_folder, lose_the_end},
+        lost_end::{copy_folder, lose_everything, lose_the_end},
         pipeline::Pipeline,
         program::{PATIENCE, Program, run as command},
     },
@@ -163,10 +163,11 @@ pub(crate) async fn run(version: PostgresVersion, seed: u64, steps: u64) -> Resu
                 copy_folder(&stream, &saved)?;
                 pipeline.nats.restart().await?;
             }
-            6 | 7 if saved.exists() => {
+            6 | 7 if saved.exists() && stream.exists() => {
                 lose_the_end(&mut pipeline.nats, &stream, &saved).await?;
                 std::fs::remove_dir_all(&saved)?;
             }
+            8 if stream.exists() => lose_everything(&mut pipeline.nats, &store).await?,
             _ => {}
         }
         // Now and then everything is let settle, so that a run covers the live stream too.

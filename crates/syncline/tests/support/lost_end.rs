@@ -13,6 +13,13 @@ pub(crate) async fn lose_the_end(nats: &mut NatsServer, stream: &Path, copy: &Pa
     nats.restart().await
 }
 
+/// All streams of a server are gone, and what services remember there.
+pub(crate) async fn lose_everything(nats: &mut NatsServer, store: &Path) -> Result<()> {
+    nats.kill();
+    std::fs::remove_dir_all(store)?;
+    nats.restart().await
+}
+
 /// Copies a stream's folder, for [`lose_the_end`].
 pub(crate) fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     let copied = std::process::Command::new("cp")

@@ -101,8 +101,12 @@ impl Session<'_> {
             None => Vec::new(),
         };
         let database = Arc::clone(&self.capture.database);
-        let known = self.capture.memory.get(&database);
-        let known = known.and_then(|state| state.tables.get(&layout.oid).cloned());
+        let state = self.capture.memory.get(&database);
+        let was_filled = was_filled
+            || state
+                .as_ref()
+                .is_some_and(|state| state.filled.contains(&layout.oid));
+        let known = state.and_then(|state| state.tables.get(&layout.oid).cloned());
         let done = plan::begin(known.as_ref(), task, &parts);
         let (since, clears) = match (task, &known) {
             (Task::Rest, Some(known)) => (known.since, known.clears),

@@ -1,13 +1,16 @@
 //! The three modes with the README's command lines, as separate processes of which each is killed in the middle.
 
 use anyhow::{Result, ensure};
-use testkit::{NatsServer, Product, wait_until};
+use testkit::{NatsOptions, NatsServer, Product, wait_until};
 
 use super::stage::{
     EMBEDDED, GATEWAY, NATS, Stage, WATCHER, WATCHER_AT_GATEWAY, WATCHER_OF_ALL, WRITER,
     WRITER_AT_GATEWAY,
 };
-use crate::support::program::{PATIENCE, Program, run, text};
+use crate::support::{
+    lost_end::lose_everything,
+    program::{PATIENCE, Program, run, text},
+};
 
 /// What the flags of the gateways select, for `verify`.
 const FILTER: &str =
@@ -160,5 +163,44 @@ async fn a_writer_that_was_there_first_follows_the_gateway_and_never_reads_aroun
         program.stop().await?;
     }
     drop(nats);
+    stage.verified(FILTER).await
+}
+
+/// The server loses power, and with it the marks and the writer's memory of them. The watcher is first to be back.
+#[tokio::test]
+async fn a_writer_that_runs_never_reads_around_the_filter_whatever_its_server_has_lost()
+-> Result<()> {
+    let mut stage = Stage::set(Product::Es8, Product::Os2).await?;
+    let store = stage.folder.path().join("store");
+    let mut nats = NatsServer::start(NatsOptions {
+        store: Some(store.clone()),
+        ..NatsOptions::default()
+    })
+    .await?;
+    stage.nats = nats.address();
+    let [gateway, mut writer, mut watcher] = stage.run([GATEWAY, WRITER, WATCHER_OF_ALL]).await?;
+    stage.is_right(&["assets", "metadata"]).await?;
+    gateway.stop().await?;
+    stage.change(1).await?;
+    lose_everything(&mut nats, &store).await?;
+    let jetstream = async_nats::jetstream::new(async_nats::connect(stage.url()).await?);
+    wait_until("the watcher has published again", PATIENCE, async || {
+        let stream = jetstream.get_stream("ES_CHANGES").await;
+        stream.is_ok_and(|stream| stream.cached_info().state.messages > 5)
+    })
+    .await?;
+    let waits = ["waits, rather than reading around the filter"];
+    writer.program.says(&waits).await?;
+    stage.change(2).await?;
+    let gateway = stage.start(GATEWAY)?;
+    stage.is_right(&["assets", "metadata"]).await?;
+    for process in [&mut writer, &mut watcher] {
+        let ended = process.program.ended()?;
+        ensure!(ended.is_none(), "{ended:?}");
+    }
+    gateway.stop().await?;
+    for process in [writer, watcher] {
+        process.stop().await?;
+    }
     stage.verified(FILTER).await
 }

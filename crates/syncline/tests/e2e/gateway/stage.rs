@@ -263,7 +263,7 @@ impl Stage {
 /// A process that was started with a command line, and can be again.
 pub(super) struct Process {
     line: &'static str,
-    program: Program,
+    pub(super) program: Program,
 }
 
 impl Process {
