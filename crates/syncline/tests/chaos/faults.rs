@@ -16,7 +16,11 @@ use tokio::time::sleep;
 use crate::{
     LEASE,
     network::{LINKS, Link, Network, Trouble, Troubles, WRITERS},
-    support::{pipeline::Pipeline, program::Program},
+    support::{
+        lost_end::{copy_folder, remove_folder},
+        pipeline::Pipeline,
+        program::Program,
+    },
 };
 
 /// What has been done so far.
@@ -29,6 +33,8 @@ pub(crate) struct Tally {
     fenced: usize,
     full_disks: usize,
     clock_jumps: usize,
+    lost_ends: usize,
+    lost_all: usize,
 }
 
 impl fmt::Display for Tally {
@@ -36,7 +42,7 @@ impl fmt::Display for Tally {
         write!(
             f,
             "{} kills and {} pauses ({} and {} of nats-server), {} fenced, {} disks full, {} \
-             clock jumps",
+             clock jumps, {} ends of streams lost and {} times all of them",
             self.kills + self.nats_kills,
             self.pauses + self.nats_pauses,
             self.nats_kills,
@@ -44,6 +50,8 @@ impl fmt::Display for Tally {
             self.fenced,
             self.full_disks,
             self.clock_jumps,
+            self.lost_ends,
+            self.lost_all,
         )
     }
 }
@@ -72,6 +80,8 @@ enum Victim {
     Disk(usize),
     /// The clock of one actor.
     Clock(usize),
+    /// What nats-server had acknowledged and its machine had not synced.
+    Power,
     /// What a writer has sent to the target, which comes there when another has gone on.
     Bulks(usize),
 }
@@ -119,7 +129,7 @@ pub(crate) struct Actors {
     /// When whose disk has room again.
     full: Vec<Option<Instant>>,
     late: Option<Late>,
-    _folder: TempDir,
+    folder: TempDir,
     cast: &'static [Actor],
     actors: Vec<State>,
     nats: Nats,
@@ -149,7 +159,7 @@ impl Actors {
             clocks,
             full: vec![None; cast.len()],
             late: None,
-            _folder: folder,
+            folder,
             cast,
             actors,
             nats: Nats::Running,
@@ -187,6 +197,7 @@ impl Actors {
                         self.tally.clock_jumps += 1;
                         self.clocks[actor].set(jump)?;
                     }
+                    Victim::Power => self.cut_power(severity < 2, away)?,
                     Victim::Bulks(writer) => self.delay_bulks(writer, severity < 5, away),
                 }
             }
@@ -200,12 +211,13 @@ impl Actors {
         let link = LINKS[random.usize(0..LINKS.len())];
         let writer = random.usize(0..WRITERS);
         match random.u32(0..100) {
-            0..30 => Victim::Actor(actor),
-            30..45 => Victim::Nats,
-            45..52 => Victim::Everybody,
-            52..84 => Victim::Link(link),
-            84..89 => Victim::Disk(actor),
-            89..93 => Victim::Clock(actor),
+            0..29 => Victim::Actor(actor),
+            29..43 => Victim::Nats,
+            43..49 => Victim::Everybody,
+            49..79 => Victim::Link(link),
+            79..84 => Victim::Disk(actor),
+            84..88 => Victim::Clock(actor),
+            88..94 => Victim::Power,
             _ => Victim::Bulks(writer),
         }
     }
@@ -246,10 +258,35 @@ impl Actors {
             Nats::Running | Nats::Paused(_) => {
                 self.tally.nats_kills += 1;
                 self.pipeline.nats.kill();
+                self.sync_disk()?;
                 Nats::Dead(Instant::now() + away)
             }
             dead => dead,
         };
+        Ok(())
+    }
+
+    /// Keeps what nats-server has stored now, for the next power cut.
+    fn sync_disk(&self) -> Result<()> {
+        let (store, synced) = (self.pipeline.store(), self.folder.path().join("synced"));
+        match store.exists() && !synced.exists() {
+            true => copy_folder(&store, &synced),
+            false => Ok(()),
+        }
+    }
+
+    /// What a power cut does to nats-server's disk: it has what was synced at some earlier time, or nothing at all.
+    fn cut_power(&mut self, loses_all: bool, away: Duration) -> Result<()> {
+        self.harm_nats(false, away, away)?;
+        let (store, synced) = (self.pipeline.store(), self.folder.path().join("synced"));
+        if loses_all {
+            self.tally.lost_all += 1;
+            remove_folder(&store)?;
+        } else if synced.exists() {
+            self.tally.lost_ends += 1;
+            remove_folder(&store)?;
+            std::fs::rename(&synced, &store)?;
+        }
         Ok(())
     }
 

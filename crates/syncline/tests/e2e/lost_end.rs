@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use testkit::{NatsOptions, NatsServer, wait_until};
+use testkit::wait_until;
 
 use super::{index_name, nodes};
 use crate::support::{
@@ -24,20 +24,14 @@ async fn what_the_stream_loses_with_its_end_is_published_again_deletes_included(
         corpus::create(&source.http(), &index, 2, false).await?;
         corpus::index_numbers(&source.http(), &index, 0..1000, 0).await?;
         let folder = tempfile::tempdir()?;
-        let store = folder.path().join("store");
         let mut pipeline = Pipeline::new(&source.url(), &target.url(), &index).await?;
-        pipeline.nats = NatsServer::start(NatsOptions {
-            store: Some(store.clone()),
-            ..NatsOptions::default()
-        })
-        .await?;
         let mut watcher =
             Program::start_where_the_disk_may_fill(pipeline.watcher_arguments("watcher"))?;
         let writer = pipeline.writer()?;
         until_equal(&source.http(), &target.http(), &index, PATIENCE).await?;
         writer.stop().await?;
 
-        let stream = store.join("jetstream/$G/streams/ES_CHANGES");
+        let stream = pipeline.store().join("jetstream/$G/streams/ES_CHANGES");
         let saved = folder.path().join("saved");
         pipeline.nats.kill();
         copy_folder(&stream, &saved)?;
@@ -93,14 +87,8 @@ async fn a_server_that_has_lost_everything_is_filled_again_and_nobody_ends() -> 
     let index = index_name("lost-all");
     corpus::create(&from, &index, 2, false).await?;
     corpus::index_numbers(&from, &index, 0..1000, 0).await?;
-    let folder = tempfile::tempdir()?;
-    let store = folder.path().join("store");
     let mut pipeline = Pipeline::new(&source.url(), &target.url(), &index).await?;
-    pipeline.nats = NatsServer::start(NatsOptions {
-        store: Some(store.clone()),
-        ..NatsOptions::default()
-    })
-    .await?;
+    let store = pipeline.store();
     let (mut watcher, mut writer) = (pipeline.watcher()?, pipeline.writer()?);
     until_equal(&from, &to, &index, PATIENCE).await?;
 

@@ -2,9 +2,7 @@
 //! stream loses its end. The seed is printed; `SEED=… STEPS=…` repeats a run.
 
 use anyhow::{Context, Result};
-use testkit::{
-    NatsOptions, NatsServer, PostgresOptions, PostgresServer, PostgresVersion, Product, SearchNode,
-};
+use testkit::{PostgresOptions, PostgresServer, PostgresVersion, Product, SearchNode};
 
 use crate::{
     create_database,
@@ -120,13 +118,8 @@ pub(crate) async fn run(version: PostgresVersion, seed: u64, steps: u64) -> Resu
     }
     let (url, databases) = (server.url(&names[0]), names.join(","));
     let folder = tempfile::tempdir()?;
-    let store = folder.path().join("store");
     let mut pipeline = Pipeline::new(&url, &target.url(), "*").await?;
-    pipeline.nats = NatsServer::start(NatsOptions {
-        store: Some(store.clone()),
-        ..NatsOptions::default()
-    })
-    .await?;
+    let store = pipeline.store();
     let source = ["--source", &url, "--pg-databases", &databases];
     pipeline.of_watcher = [&source[..], &["--pg-look-every", "200ms"]]
         .concat()

@@ -1,6 +1,6 @@
 //! The three processes: a watcher, a nats-server, a writer.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use tempfile::TempDir;
@@ -30,20 +30,30 @@ pub(crate) struct Pipeline {
 impl Pipeline {
     /// With a nats-server that runs and nothing else.
     pub(crate) async fn new(source: &str, target: &str, patterns: &str) -> Result<Pipeline> {
+        let folder = tempfile::tempdir()?;
+        let options = NatsOptions {
+            store: Some(folder.path().join("store")),
+            ..NatsOptions::default()
+        };
         Ok(Pipeline {
-            nats: NatsServer::start(NatsOptions::default()).await?,
+            nats: NatsServer::start(options).await?,
             source: source.to_owned(),
             target: target.to_owned(),
             log: None,
             patterns: patterns.to_owned(),
             common: Vec::new(),
             of_watcher: Vec::new(),
-            folder: tempfile::tempdir()?,
+            folder,
         })
     }
 
+    /// Where the nats-server stores.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.folder.path().join("store")
+    }
+
     /// Where the watcher of that name keeps its checkpoints.
-    pub(crate) fn checkpoint_path(&self, watcher: &str) -> std::path::PathBuf {
+    pub(crate) fn checkpoint_path(&self, watcher: &str) -> PathBuf {
         self.folder.path().join(watcher)
     }
 
