@@ -44,7 +44,7 @@ pub(crate) async fn ensure(
         }
         None => {
             let via_root = session.version() >= 130_000;
-            let published = selection.wanted(via_root)?;
+            let published = selection.wanted()?;
             if options.follow {
                 maintain(session, ours, catalogue, &published, via_root).await?;
             }
@@ -67,13 +67,10 @@ impl Selection<'_> {
             .index(self.database, &table.schema, &table.name)
     }
 
-    /// The tables that we want in a publication of ours.
-    fn wanted(&self, via_root: bool) -> Result<Published, SourceError> {
+    /// The tables that we want in a publication of ours; partitions go with the table that they belong to.
+    fn wanted(&self) -> Result<Published, SourceError> {
         let tables = self.catalogue.tables.values();
-        let tables = tables.filter(|table| match via_root {
-            true => table.parent.is_none(),
-            false => !table.is_partitioned,
-        });
+        let tables = tables.filter(|table| table.parent.is_none());
         let tables = tables.map(|table| (table, Scope::default()));
         self.select(tables)
     }
@@ -130,6 +127,15 @@ impl Selection<'_> {
             return Some(
                 "it has no primary key, so its updates and deletes cannot be told (and would fail under a \
                  publication); add a primary key, or set REPLICA IDENTITY to a unique index",
+            );
+        }
+        // The server asks the partition that a row is in.
+        let parts = self.catalogue.parts(table).into_iter();
+        let mut parts = parts.filter_map(|part| self.catalogue.tables.get(&part.oid));
+        if !parts.all(Table::has_identity) {
+            return Some(
+                "a partition of it has another replica identity and no primary key, so updates and deletes in it \
+                 cannot be told (and would fail under a publication); give it a primary key or REPLICA IDENTITY FULL",
             );
         }
         if table.key().is_empty() && self.options.no_key != NoKey::FullRow {
@@ -208,7 +214,17 @@ async fn maintain(
     );
     let rows = session.query(&sql).await?;
     let held: BTreeSet<u32> = rows.iter().map(|row| row.number(0)).collect();
-    let wanted: BTreeSet<u32> = published.tables.keys().copied().collect();
+    // Before version 13 a partitioned table cannot be published; its partitions can.
+    let parts = |oid: &u32| -> Vec<u32> {
+        match catalogue.tables.get(oid) {
+            Some(table) if !via_root => {
+                let parts = catalogue.parts(table).into_iter();
+                parts.map(|part| part.oid).collect()
+            }
+            _ => vec![*oid],
+        }
+    };
+    let wanted: BTreeSet<u32> = published.tables.keys().flat_map(parts).collect();
     let list = |oids: Vec<&u32>| {
         let tables = oids.into_iter().filter_map(|oid| catalogue.tables.get(oid));
         let tables = tables.map(|table| match table.is_partitioned {

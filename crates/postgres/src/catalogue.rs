@@ -158,6 +158,15 @@ impl Catalogue {
         Ok(catalogue)
     }
 
+    /// The table that a partition belongs to in the end; any other table is its own.
+    pub fn root(&self, oid: u32) -> u32 {
+        let mut root = oid;
+        while let Some(parent) = self.tables.get(&root).and_then(|table| table.parent) {
+            root = parent;
+        }
+        root
+    }
+
     /// The tables that hold a table's rows: itself, or its partitions to the last level, by OID.
     pub fn parts(&self, table: &Table) -> Vec<Part> {
         let mut parts = Vec::new();

@@ -1,4 +1,4 @@
-//! PostgreSQL 13 to 18, as far as Syncline needs it.
+//! PostgreSQL 12 to 18, as far as Syncline needs it.
 //!
 //! - [`Connection`]: a session over TCP or a Unix socket, with TLS and SCRAM; queries and `COPY … TO STDOUT`.
 //! - [`Replication`]: the stream of a logical slot, with its keepalives and our answers.

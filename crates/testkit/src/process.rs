@@ -21,7 +21,7 @@ impl Identity {
     }
 
     pub(crate) fn is_alive(self) -> bool {
-        stat(self.pid).is_ok_and(|stat| stat.started == self.started && !stat.is_zombie)
+        stat(self.pid).is_ok_and(|stat| stat.started == self.started && !stat.is_over)
     }
 }
 
@@ -90,7 +90,7 @@ pub fn loopback_bytes() -> Result<u64> {
 }
 
 struct Stat {
-    is_zombie: bool,
+    is_over: bool,
     user: Duration,
     system: Duration,
     started: u64,
@@ -108,7 +108,8 @@ fn stat(pid: u32) -> Result<Stat> {
         Ok(field.parse()?)
     };
     Ok(Stat {
-        is_zombie: fields.first() == Some(&"Z"),
+        // The first thread may have ended while others still hold files and ports.
+        is_over: fields.first() == Some(&"Z") && number(20)? <= 1,
         user: ticks(number(14)?),
         system: ticks(number(15)?),
         started: number(22)?,

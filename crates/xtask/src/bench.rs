@@ -17,6 +17,8 @@ mod lag;
 #[cfg(feature = "bench")]
 mod memory;
 #[cfg(feature = "bench")]
+mod microvm;
+#[cfg(feature = "bench")]
 mod postgres;
 #[cfg(feature = "bench")]
 mod query;
@@ -67,6 +69,8 @@ enum Benchmark {
     SourceCost,
     /// Through the gateway, beside a loop that only copies; its latency, memory and start.
     Gateway,
+    /// The memory of a guest of 128 MB with 1,000,000 changes in its streams.
+    Microvm,
     /// `verify` of 1,000,000 equal documents by content and by version, beside a bare scroll over one side.
     Verify,
     /// A search sent directly and through the query API.
@@ -107,6 +111,7 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
             Benchmark::Deletes => deletes::run(&context).await?,
             Benchmark::SourceCost => source_cost::run(&context).await?,
             Benchmark::Gateway => gateway::run(&context).await?,
+            Benchmark::Microvm => microvm::run(&context).await?,
             Benchmark::Verify => verify::run(&context).await?,
             Benchmark::Query => query::run(&context).await?,
             Benchmark::Postgres => postgres::run(&context).await?,

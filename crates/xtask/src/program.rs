@@ -154,6 +154,18 @@ impl Program {
     }
 }
 
+/// The sum of a metric of a service over all labels.
+pub(crate) async fn value(admin: &Http, name: &str) -> Result<f64> {
+    let text = admin.get_json("/metrics").await?;
+    let text = text.as_str().unwrap_or_default();
+    let values = text.lines().filter_map(|line| {
+        let (key, value) = line.rsplit_once(' ')?;
+        let key = key.split('{').next()?;
+        (key == name).then(|| value.parse::<f64>().ok())?
+    });
+    Ok(values.sum::<f64>())
+}
+
 /// Builds it as users run it. Cargo shows what it does.
 fn build() -> Result<PathBuf> {
     eprintln!("building the program (release; minutes the first time)…");
@@ -199,14 +211,7 @@ impl Service {
 
     /// The sum of a metric over all labels.
     pub(crate) async fn value(&self, name: &str) -> Result<f64> {
-        let text = self.admin.get_json("/metrics").await?;
-        let text = text.as_str().unwrap_or_default();
-        let values = text.lines().filter_map(|line| {
-            let (key, value) = line.rsplit_once(' ')?;
-            let key = key.split('{').next()?;
-            (key == name).then(|| value.parse::<f64>().ok())?
-        });
-        Ok(values.sum::<f64>())
+        value(&self.admin, name).await
     }
 
     async fn wait_until_ready(&mut self) -> Result<()> {

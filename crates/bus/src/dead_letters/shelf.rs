@@ -57,6 +57,8 @@ pub struct Pages {
     /// The newest message of the stream when the listing began: a replayed letter that is refused again is parked
     /// behind it, and would be replayed for ever.
     end: u64,
+    /// How many letters have not been passed, at most: each go passes one, be it one that has vanished.
+    left: u64,
 }
 
 impl Letters {
@@ -85,6 +87,7 @@ impl Letters {
             what,
             consumer: None,
             end: 0,
+            left: 0,
         };
         if stream::info(&self.bus, &self.name).await?.is_none() {
             return Ok(pages);
@@ -111,6 +114,7 @@ impl Letters {
         })?;
         let info = stream::info(&self.bus, &self.name).await?;
         pages.end = info.map_or(0, |info| info.last_sequence);
+        pages.left = consumer.cached_info().num_pending;
         pages.consumer = Some(consumer);
         Ok(pages)
     }
@@ -321,6 +325,19 @@ impl Pages {
     /// # Errors
     /// When the server does not answer.
     pub async fn next(&mut self) -> Result<Vec<Letter>, Error> {
+        // What the server gives in one go ends at a letter that has vanished since the listing began.
+        while self.consumer.is_some() && self.left > 0 {
+            let letters = self.fetch().await?;
+            self.left = self.left.saturating_sub((letters.len() as u64).max(1));
+            if !letters.is_empty() {
+                return Ok(letters);
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// What the server gives in one go.
+    async fn fetch(&mut self) -> Result<Vec<Letter>, Error> {
         let Some(consumer) = &self.consumer else {
             return Ok(Vec::new());
         };

@@ -266,6 +266,37 @@ async fn a_listing_ends_where_the_letters_ended_when_it_began() {
     assert_eq!(desk.all().await.len(), 2);
 }
 
+/// A writer removes letters at any time, as their documents change.
+#[tokio::test]
+async fn a_listing_misses_nothing_while_other_letters_vanish() {
+    const LETTERS: u64 = 200;
+    let desk = Desk::new().await;
+    let letters = desk.open(&desk.log.reader("r").await).await;
+    for number in 1..=LETTERS {
+        let refused = change(&number.to_string(), number, 1);
+        letters.park(desk.letter(&refused, number)).await.unwrap();
+    }
+    let removing = async {
+        for number in (1..=LETTERS).step_by(2) {
+            let taken = change(&number.to_string(), number, 1);
+            letters.settle(&index(), &taken).await.unwrap();
+        }
+    };
+    let listing = async {
+        for round in 0.. {
+            let listed = desk.all().await;
+            let mut left = 0;
+            let stays = |letter: &&Letter| letter.sequence.is_multiple_of(2);
+            left += listed.iter().filter(stays).count() as u64;
+            assert_eq!(left, LETTERS / 2, "in round {round}");
+            if listed.len() as u64 == LETTERS / 2 {
+                return;
+            }
+        }
+    };
+    tokio::join!(removing, listing);
+}
+
 #[tokio::test]
 async fn a_letter_that_is_sent_again_reaches_only_the_reader_that_parked_it() {
     let desk = Desk::new().await;

@@ -271,22 +271,38 @@ impl Session<'_> {
         self.flush().await?;
         let oid = relation.oid;
         let fits = |layout: &Arc<Layout>| layout.fits(&relation);
-        if !self.layouts.get(&oid).is_some_and(fits) {
+        if !self.layouts.get(&self.captured(oid)).is_some_and(fits) {
             self.look().await?;
         }
         self.relations.insert(oid, relation);
         self.describe(oid).await
     }
 
-    /// Says how the rows of a table are to be read that the stream has described.
+    /// The table under which a relation of the stream is captured: a server that cannot publish partitioned tables
+    /// publishes their partitions.
+    fn captured(&self, oid: u32) -> u32 {
+        match self.layouts.contains_key(&oid) {
+            true => oid,
+            false => self.catalogue.root(oid),
+        }
+    }
+
+    /// The relations of the stream that are captured under a table.
+    fn relations_of(&self, table: u32) -> Vec<u32> {
+        let oids = self.relations.keys().copied();
+        oids.filter(|oid| self.captured(*oid) == table).collect()
+    }
+
+    /// Says how the rows of a relation are to be read that the stream has described.
     async fn describe(&mut self, oid: u32) -> Result<(), SourceError> {
         let Some(relation) = self.relations.get(&oid).cloned() else {
             return Ok(());
         };
         let relation = &relation;
+        let table = self.captured(oid);
         let state = self.capture.memory.get(&self.capture.database);
-        let is_live = state.is_some_and(|state| state.tables.contains_key(&oid));
-        let (Some(layout), true) = (self.layouts.get(&oid).cloned(), is_live) else {
+        let is_live = state.is_some_and(|state| state.tables.contains_key(&table));
+        let (Some(layout), true) = (self.layouts.get(&table).cloned(), is_live) else {
             // It comes with its copy, or is not captured.
             self.gathered.describe(oid, None);
             return Ok(());
@@ -312,6 +328,11 @@ impl Session<'_> {
             let Some(sent) = self.gathered.table(*oid) else {
                 continue;
             };
+            if sent.layout.oid != *oid {
+                // One partition of several: that its rows are gone is seen by its file.
+                self.look().await?;
+                continue;
+            }
             let upto = Version::new(sent.epoch, commit.0)?;
             let index = sent.layout.index.clone();
             self.reached.changed(*oid);

@@ -1,7 +1,9 @@
 //! Tables of every kind, and what becomes of them while they are followed.
 
 use anyhow::{Result, ensure};
-use testkit::{Http, PostgresOptions, PostgresServer, Product, SearchNode, wait_until};
+use testkit::{
+    Http, PostgresOptions, PostgresServer, PostgresVersion, Product, SearchNode, wait_until,
+};
 
 use crate::{
     create_database,
@@ -19,7 +21,20 @@ struct Followed {
 
 impl Followed {
     async fn start(test: &str, schema: &str, flags: &[&str]) -> Result<Followed> {
-        let server = PostgresServer::start(PostgresOptions::default()).await?;
+        Followed::start_on(PostgresVersion::Installed, test, schema, flags).await
+    }
+
+    async fn start_on(
+        version: PostgresVersion,
+        test: &str,
+        schema: &str,
+        flags: &[&str],
+    ) -> Result<Followed> {
+        let server = PostgresServer::start(PostgresOptions {
+            version,
+            ..PostgresOptions::default()
+        })
+        .await?;
         let name = create_database(&server, test).await?;
         server.psql(&name, schema).await?;
         let node = SearchNode::shared(Product::Es8).await;
@@ -173,7 +188,18 @@ async fn tables_and_schemas_that_are_gone_before_they_are_looked_at_end_nothing(
 
 #[tokio::test]
 async fn partitions_are_one_index_however_rows_and_partitions_move() -> Result<()> {
-    let followed = Followed::start(
+    partitions(PostgresVersion::Installed).await
+}
+
+/// It publishes the partitions one by one: it cannot publish the table that they are of.
+#[tokio::test]
+async fn partitions_of_the_oldest_version_are_one_index_too() -> Result<()> {
+    partitions(PostgresVersion::Oldest).await
+}
+
+async fn partitions(version: PostgresVersion) -> Result<()> {
+    let followed = Followed::start_on(
+        version,
         "partitions",
         "CREATE TABLE p (id int, day int, v text, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
          CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10);
@@ -205,6 +231,38 @@ async fn partitions_are_one_index_however_rows_and_partitions_move() -> Result<(
     ensure!(followed.equal("public.p", id).await? == 30);
     followed.run("TRUNCATE p").await?;
     ensure!(followed.equal("public.p", id).await? == 0);
+    followed.program.stop().await
+}
+
+/// `REPLICA IDENTITY` of the whole does not reach the partitions that there are already.
+#[tokio::test]
+async fn a_partition_without_an_identity_keeps_its_table_out_and_the_application_at_work()
+-> Result<()> {
+    let followed = Followed::start(
+        "identity-of-parts",
+        "CREATE TABLE p (id int, v text) PARTITION BY RANGE (id);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10);
+         ALTER TABLE p REPLICA IDENTITY FULL;
+         INSERT INTO p VALUES (1, 'a'), (2, 'b');
+         CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1);",
+        &["--pg-no-key", "full-row"],
+    )
+    .await?;
+    followed.equal("public.t", "t.id").await?;
+    followed
+        .program
+        .says(&["public.p", "a partition of it", "replica identity"])
+        .await?;
+    followed.run("UPDATE p SET v = 'c' WHERE id = 1").await?;
+    // With one it is followed.
+    followed.run("ALTER TABLE p1 REPLICA IDENTITY FULL").await?;
+    let (index, target) = (format!("{}.public.p", followed.name), &followed.target);
+    wait_until("the partition has arrived", PATIENCE, async || {
+        let found = crate::support::equal::contents(target, &index).await;
+        found.is_ok_and(|found| found.len() == 2)
+    })
+    .await?;
+    followed.run("UPDATE p SET v = 'd' WHERE id = 2").await?;
     followed.program.stop().await
 }
 

@@ -21,7 +21,6 @@ async fn every_type_of_the_oldest_version_becomes_the_same_document() -> Result<
 }
 
 #[tokio::test]
-#[ignore = "does not end in equality on version 12: docs/postgres.md says so, and not to use it yet"]
 async fn transactions_of_the_oldest_version_are_followed_like_those_of_the_installed_one()
 -> Result<()> {
     transactions(PostgresVersion::Oldest).await

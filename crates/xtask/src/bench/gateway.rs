@@ -22,7 +22,7 @@ use super::runs::Run;
 use super::stream::halves::{self, Documents};
 use crate::indices::Index;
 
-const PUBLISHED: &str = "syncline_gateway_changes_published_total";
+pub(super) const PUBLISHED: &str = "syncline_gateway_changes_published_total";
 /// How long a run may take.
 const PATIENCE: Duration = Duration::from_secs(600);
 

@@ -1,7 +1,8 @@
 //! PostgreSQL as a source: its stream and its snapshot into nothing, beside what the server's own clients take; the
-//! snapshot into a real node, beside a bare loader; how soon a commit is there; and pgsync.
+//! snapshot into a real node, beside a bare loader; `verify` of 1,000,000 rows; how soon a commit is there; and pgsync.
 
 mod commits;
+mod equal;
 mod node;
 mod null;
 mod pgsync;
@@ -58,6 +59,7 @@ pub(super) async fn run(context: &Context) -> Result<()> {
     let (snapshot, changes) = null::snapshot(context, &server).await?;
     let node_runs = node::run(context, &server, &node, &changes).await?;
     drop(changes);
+    let equal = equal::run(context, &server, &node).await?;
     let commits = commits::run(context, &server, &node).await?;
     let pgsync = match pgsync::run(context, &server, &node).await {
         Ok(figures) => figures,
@@ -71,6 +73,7 @@ pub(super) async fn run(context: &Context) -> Result<()> {
         "stream_into_nothing": figures(&stream),
         "snapshot_into_nothing": figures(&snapshot),
         "snapshot_into_a_node": figures(&node_runs),
+        "verify": figures(&equal),
         "commit_to_get": commits,
         "beside_pgsync": pgsync,
     });

@@ -133,7 +133,9 @@ impl Session<'_> {
             lineage.2 = true;
         }
         // From here on its rows count.
-        self.describe(layout.oid).await?;
+        for relation in self.relations_of(layout.oid) {
+            self.describe(relation).await?;
+        }
         let parts = parts.into_iter().map(|part| {
             let done = done.get(&part.oid).cloned().unwrap_or_default();
             (part, done)

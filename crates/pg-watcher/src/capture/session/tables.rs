@@ -77,7 +77,10 @@ impl Session<'_> {
                 false => "was dropped",
             };
             tracing::warn!(database = %self.capture.database, table, "the table {what}; its index stays as it is");
-            self.gathered.describe(*oid, None);
+            let parts = self.relations_of(*oid).into_iter();
+            for relation in parts.chain([*oid]) {
+                self.gathered.describe(relation, None);
+            }
         }
         if others.is_empty() {
             return Ok(());

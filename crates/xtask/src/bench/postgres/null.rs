@@ -132,7 +132,7 @@ pub(super) async fn snapshot(
         let fresh = Source::of(server, FLIGHTS, SlotLife::Connection)?;
         let runs = [
             measured(rows, fresh.drain(u64::MAX, None)).await?,
-            copy(context, server, rows).await?,
+            copy(context, server, ("flights", rows)).await?,
         ];
         for (way, run) in ways.iter_mut().zip(runs) {
             eprintln!("postgres: {}: {:.0}/s", way.name, run.per_second());
@@ -148,14 +148,20 @@ pub(super) async fn snapshot(
     Ok((ways.into(), changes))
 }
 
-async fn copy(context: &Context, server: &PostgresServer, rows: u64) -> Result<Run> {
+/// A table as the server's own client copies it.
+pub(super) async fn copy(
+    context: &Context,
+    server: &PostgresServer,
+    (table, rows): (&str, u64),
+) -> Result<Run> {
     let url = server.url(DATABASE);
+    let command = format!("--command=COPY {table} TO STDOUT");
     let arguments = [
         "--no-psqlrc",
         "--dbname",
         &url,
         "--output=/dev/null",
-        "--command=COPY flights TO STDOUT",
+        &command,
     ];
     let program = PostgresServer::program("psql")?;
     let log = context.program.file("copy.log");
