@@ -25,7 +25,6 @@ fn copy(from: &Path, to: &Path) {
 /// A server whose stream is saved, and lost back to that, by its files.
 struct Loss {
     server: NatsServer,
-    log: Log,
     /// The stream's folder.
     stream: PathBuf,
     /// Where it is saved.
@@ -34,7 +33,7 @@ struct Loss {
 }
 
 impl Loss {
-    async fn prepare() -> Loss {
+    async fn prepare() -> (Loss, Log) {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("store");
         let options = NatsOptions {
@@ -43,32 +42,45 @@ impl Loss {
         };
         let server = NatsServer::start(options).await.unwrap();
         let log = Log::on(&connect(&server.url()).await, None).await;
-        Loss {
+        let loss = Loss {
             stream: store.join("jetstream/$G/streams").join(&log.stream),
             saved: folder.path().join("saved"),
             server,
-            log,
             _folder: folder,
-        }
+        };
+        (loss, log)
+    }
+
+    async fn save(&mut self) {
+        self.server.kill();
+        copy(&self.stream, &self.saved);
+        self.server.restart().await.unwrap();
+    }
+
+    /// Whatever came after [`Loss::save`] is gone.
+    async fn lose_the_end(&mut self) {
+        self.server.kill();
+        std::fs::remove_dir_all(&self.stream).unwrap();
+        copy(&self.saved, &self.stream);
+        self.server.restart().await.unwrap();
+    }
+
+    /// All streams are gone, and the bucket with them.
+    async fn lose_everything(&mut self) {
+        self.server.kill();
+        std::fs::remove_dir_all(self.stream.parent().unwrap()).unwrap();
+        self.server.restart().await.unwrap();
     }
 }
 
 #[tokio::test]
 async fn a_reader_notices_a_lost_end_and_reads_everything_that_is_left_again() {
-    let Loss {
-        mut server,
-        log,
-        stream,
-        saved,
-        _folder,
-    } = Loss::prepare().await;
+    let (mut loss, log) = Loss::prepare().await;
     let mut sink = log.sink();
     for number in 0..5 {
         publish(&mut sink, &batch("a", number, 1, 10)).await;
     }
-    server.kill();
-    copy(&stream, &saved);
-    server.restart().await.unwrap();
+    loss.save().await;
 
     // Two readers go on to message 10: one ends there, the other is still at work.
     for number in 5..10 {
@@ -82,10 +94,7 @@ async fn a_reader_notices_a_lost_end_and_reads_everything_that_is_left_again() {
     ended.close().await.unwrap();
 
     // The end is lost and filled with something else.
-    server.kill();
-    std::fs::remove_dir_all(&stream).unwrap();
-    copy(&saved, &stream);
-    server.restart().await.unwrap();
+    loss.lose_the_end().await;
     let mut sink = log.sink();
     for number in 100..107 {
         publish(&mut sink, &batch("a", number, 1, 10)).await;
@@ -111,18 +120,10 @@ async fn a_reader_notices_a_lost_end_and_reads_everything_that_is_left_again() {
 
 #[tokio::test]
 async fn a_publisher_notices_that_what_was_acknowledged_is_gone() {
-    let Loss {
-        mut server,
-        log,
-        stream,
-        saved,
-        _folder,
-    } = Loss::prepare().await;
+    let (mut loss, log) = Loss::prepare().await;
     let (mut idle, mut busy) = (log.sink(), log.sink());
     publish(&mut idle, &batch("a", 0, 1, 10)).await;
-    server.kill();
-    copy(&stream, &saved);
-    server.restart().await.unwrap();
+    loss.save().await;
     for number in 1..4 {
         publish(&mut idle, &batch("a", number, 1, 10)).await;
     }
@@ -148,10 +149,7 @@ async fn a_publisher_notices_that_what_was_acknowledged_is_gone() {
         "nothing is lost yet"
     );
 
-    server.kill();
-    std::fs::remove_dir_all(&stream).unwrap();
-    copy(&saved, &stream);
-    server.restart().await.unwrap();
+    loss.lose_the_end().await;
     // One that goes on is told by the number it gets, one that rests by looking.
     let told = async {
         for attempt in 1.. {
@@ -194,13 +192,7 @@ async fn a_publisher_notices_that_what_was_acknowledged_is_gone() {
 /// What a server says that has lost a stream with its power, or from which an operator has removed it.
 #[tokio::test]
 async fn a_stream_that_is_gone_has_lost_its_end_for_who_reads_it_and_for_who_writes_it() {
-    let Loss {
-        mut server,
-        log,
-        stream,
-        saved: _,
-        _folder,
-    } = Loss::prepare().await;
+    let (mut loss, log) = Loss::prepare().await;
     let mut sink = log.sink();
     publish(&mut sink, &batch("a", 0, 1, 10)).await;
     let mut reader = log.reader("r").await;
@@ -213,9 +205,7 @@ async fn a_stream_that_is_gone_has_lost_its_end_for_who_reads_it_and_for_who_wri
         let (bus, created) = (log.bus.clone(), created);
         tokio::spawn(async move { acknowledged.lost(&bus, created).await })
     });
-    server.kill();
-    std::fs::remove_dir_all(stream.parent().unwrap()).unwrap();
-    server.restart().await.unwrap();
+    loss.lose_everything().await;
     let fault = tokio::time::timeout(WITHIN, reader.next())
         .await
         .unwrap()
@@ -241,20 +231,12 @@ async fn a_stream_that_is_gone_has_lost_its_end_for_who_reads_it_and_for_who_wri
 /// The reader was cut off when the server lost its end: until it is back, its floor is a number of before.
 #[tokio::test]
 async fn a_floor_from_before_a_lost_end_frees_nothing_of_what_came_after() {
-    let Loss {
-        mut server,
-        log,
-        stream,
-        saved,
-        _folder,
-    } = Loss::prepare().await;
+    let (mut loss, log) = Loss::prepare().await;
     let mut sink = log.sink();
     for number in 0..5 {
         publish(&mut sink, &batch("a", number, 1, 10)).await;
     }
-    server.kill();
-    copy(&stream, &saved);
-    server.restart().await.unwrap();
+    loss.save().await;
     for number in 5..10 {
         publish(&mut sink, &batch("a", number, 1, 10)).await;
     }
@@ -265,10 +247,7 @@ async fn a_floor_from_before_a_lost_end_frees_nothing_of_what_came_after() {
     let floor = async || bus::readers(&log.bus, &log.info().await).await.unwrap()[0].floor;
     assert_eq!(floor().await, 10);
 
-    server.kill();
-    std::fs::remove_dir_all(&stream).unwrap();
-    copy(&saved, &stream);
-    server.restart().await.unwrap();
+    loss.lose_the_end().await;
     // Shorter than the floor, up to it, and beyond it.
     for upto in [7, 10, 13] {
         let mut sink = log.sink();

@@ -1,7 +1,7 @@
 //! Kills, pauses, cuts off, fills up and misleads everything between two clusters at random, and the clusters too,
 //! under load, and wants equality: processes and search nodes die, connections break, hang, slow down, end in the
-//! middle or are refused, bulks come late and twice, disks and the stream are full, clocks jump, nats-server loses power, primaries are taken from
-//! their nodes, indices are deleted and created anew.
+//! middle or are refused, bulks come late and twice, disks and the stream are full, clocks jump, nats-server loses
+//! power, primaries are taken from their nodes, indices are deleted and created anew.
 //!
 //! A run is its seed: the load and the faults follow from it, though not their exact interleaving.
 //! `cargo xtask chaos` runs many long ones; as a test it runs a few short ones with fresh seeds. How
