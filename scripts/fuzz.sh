@@ -11,5 +11,5 @@ cargo fuzz --version >/dev/null 2>&1 || fail "fuzzing needs cargo-fuzz: cargo in
 
 for target in $(cargo +nightly fuzz list --fuzz-dir .); do
     echo "==> $target for $each s"
-    cargo +nightly fuzz run --fuzz-dir . "$target" -- -max_total_time="$each" -max_len=65536
+    cargo +nightly fuzz run --fuzz-dir . --features fuzzer "$target" -- -max_total_time="$each" -max_len=65536
 done

@@ -5,14 +5,14 @@
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use model::{Action, Change, Document, DocumentId, Epoch, Operation, Version};
-use transform::{At, Outcome, RuleSet, RunJq, Selection};
+use transform::{Answer, At, Outcome, Question, RuleSet, RunJq, Selection};
 
 /// Programs have a process of their own, which is not what is fuzzed here.
 struct NoJq;
 
 impl RunJq for NoJq {
-    fn run(&mut self, _: usize, document: &[u8]) -> Result<Option<Vec<u8>>, String> {
-        Ok(Some(document.to_vec()))
+    fn run(&mut self, question: &Question) -> Answer {
+        Ok(Some(question.document.clone()))
     }
 }
 
@@ -31,13 +31,14 @@ fuzz_target!(|input: (&str, &[u8])| {
         id: DocumentId::try_from("1").expect("an id"),
         routing: None,
         version: Version::new(Epoch(0), 7).expect("a version"),
+        over: false,
         action: Action::Update(Document::from_json(Bytes::copy_from_slice(document))),
     };
     let plan = rules.plan(&at);
-    let is_json = serde_json::from_slice::<serde_json::Value>(document).is_ok_and(|d| d.is_object());
-    if let Ok(Outcome::Changed(changes) | Outcome::Removed(_, changes)) =
-        rules.apply(&plan, &change, &mut NoJq)
-    {
+    let is_json =
+        serde_json::from_slice::<serde_json::Value>(document).is_ok_and(|d| d.is_object());
+    let outcome = rules.apply(&plan, &change, &mut NoJq);
+    if let Ok(Outcome::Changed(changes) | Outcome::Removed(_, changes)) = outcome {
         for (_, after) in changes {
             assert_eq!((&after.id, after.version), (&change.id, change.version));
             if let Some(document) = after.document().filter(|_| is_json) {

@@ -59,7 +59,7 @@ fn reads_back(batch: &Batch, max_body: usize) {
         root: Root::Changes,
         tenant: Tenant::try_from("t").expect("it is not empty"),
         max_body,
-        zstd_level: (max_body % 2 == 0).then_some(1),
+        zstd_level: max_body.is_multiple_of(2).then_some(1),
     };
     let mut assembler = Assembler::default();
     let mut back: Vec<Change> = Vec::new();

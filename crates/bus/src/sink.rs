@@ -27,7 +27,7 @@ use async_nats::{
 };
 use model::{
     Batch, Root, Tenant, now_ms,
-    wire::{Encoder, Message},
+    wire::{Encoder, Message, Packing},
 };
 use pipeline::{Fault, MessageSink, Tenure};
 use tokio::time::{Instant, timeout_at};
@@ -129,6 +129,11 @@ impl JetStreamSink {
             options: Arc::new(options),
             bus: bus.clone(),
         }
+    }
+
+    /// How it packs changes into bodies, for whoever packs them before.
+    pub fn packing(&self) -> Packing {
+        self.encoder.packing()
     }
 
     /// What was published; keeps counting after the sink has moved elsewhere.

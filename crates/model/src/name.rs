@@ -2,6 +2,7 @@
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
+use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
 /// The name of an index, cheap to clone. Never empty.
@@ -16,7 +17,7 @@ pub struct Tenant(Arc<str>);
 
 /// A document's `_id`: 1 to 512 bytes of any text (the limit is the search engines').
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DocumentId(Box<str>);
+pub struct DocumentId(CompactString);
 
 /// Why a text is no such name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

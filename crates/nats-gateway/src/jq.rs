@@ -353,7 +353,7 @@ pub fn work(memory: &str) -> io::Result<()> {
             .ok_or(io::ErrorKind::UnexpectedEof)?;
         let answer = jq.run(&Question {
             program: u16::from_le_bytes(*number).into(),
-            document: document.to_vec(),
+            document: Bytes::copy_from_slice(document),
         });
         let (letter, rest) = match answer {
             Ok(Some(document)) => (b'd', document),

@@ -19,7 +19,10 @@ mod work;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use model::{Batch, Change, Content, IndexDefinition, IndexName, Operation, Origin, Version, Via};
+use model::{
+    Batch, Change, Content, IndexDefinition, IndexName, Operation, Origin, Version, Via,
+    wire::Packing,
+};
 use pipeline::{
     Captured, ChangeSource, DeadLetter, DeadLetters, Delivery, Fault, MessageSource, Payload,
     Replay, Replayed,
@@ -44,6 +47,7 @@ pub struct Relay<R, D> {
     in_force: Arc<InForce>,
     jq: Arc<JqPool>,
     jq_limits: (Duration, u64),
+    packing: Packing,
     paused: watch::Receiver<bool>,
     metrics: Arc<GatewayMetrics>,
     addresses: Addresses,
@@ -91,7 +95,7 @@ impl<R: std::fmt::Debug, D> std::fmt::Debug for Relay<R, D> {
 
 impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
     /// Reads from `reader` under the rules of `rules`; `jq` is how long a jq program may take and how many bytes
-    /// of memory.
+    /// of memory. What the rules were applied to goes on in bodies as `packing` has them.
     pub fn new(
         reader: R,
         letters: D,
@@ -99,6 +103,7 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
         paused: watch::Receiver<bool>,
         metrics: Arc<GatewayMetrics>,
         jq: (Duration, u64),
+        packing: Packing,
     ) -> Relay<R, D> {
         let in_force = Arc::clone(&rules.borrow());
         metrics.in_force(in_force.rules.hash(), in_force.since_ms);
@@ -110,6 +115,7 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
             in_force,
             jq: Arc::new(pool),
             jq_limits: jq,
+            packing,
             paused,
             metrics,
             addresses: Addresses::default(),
@@ -382,6 +388,7 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
             address: Arc::clone(address),
             in_force: Arc::clone(&self.in_force),
             jq: Arc::clone(&self.jq),
+            packing: self.packing,
             metrics: Arc::clone(&self.metrics),
             replay,
         };
@@ -408,7 +415,6 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
         };
         let Worked {
             sequence,
-            origin,
             outputs,
             replay,
             ..
@@ -418,17 +424,12 @@ impl<R: MessageSource, D: DeadLetters> Relay<R, D> {
             replayed: replay.map(|replay| (replay, outcome)),
             ..Passage::default()
         };
-        let batches = outputs.into_iter().map(|(index, changes)| Batch {
-            index,
-            origin: origin.clone(),
-            content: Content::Changes(changes),
-        });
-        self.outbox.put(sequence, batches.collect(), passage);
+        self.outbox.put(sequence, outputs, passage);
     }
 
     fn settled_by(&self, worked: &Worked) -> Vec<(IndexName, Change)> {
-        let index = &worked.batch.index;
-        let answered = worked.answered();
+        let index = &worked.index;
+        let answered = worked.answered.iter();
         let settled = answered.filter(|change| self.letters.may_hold(index, change));
         settled
             .map(|change| (index.clone(), change.clone()))

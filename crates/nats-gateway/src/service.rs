@@ -307,6 +307,7 @@ impl Gateway<'_> {
             self.control.paused(),
             Arc::clone(&self.observer),
             (self.args.jq_timeout.into(), self.args.jq_memory.bytes()),
+            sink.packing(),
         );
         self.health.readiness.set("input", Ok(()));
         self.health.readiness.set("output", Ok(()));

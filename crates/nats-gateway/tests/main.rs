@@ -8,7 +8,7 @@ use bytes::Bytes;
 use clap::{Command, FromArgMatches};
 use model::{
     Action, Batch, Change, Content, Document, DocumentId, Epoch, IndexDefinition, Operation,
-    Origin, Version,
+    Origin, Version, wire::Packing,
 };
 use nats_gateway::{Args, Control, GatewayMetrics, Relay};
 use pipeline::{
@@ -70,6 +70,10 @@ impl Gateway {
                 None,
             )),
             (Duration::from_secs(1), 64 << 20),
+            Packing {
+                max_body: 30 << 10,
+                zstd_level: None,
+            },
         )
     }
 }

@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use model::{
     Batch, Change, Content, IndexDefinition, IndexName, Kind, Operation, Origin, Root, Subject,
-    Tenant, Version,
+    Tenant, Version, wire,
 };
 use tokio::sync::Notify;
 
@@ -183,7 +183,9 @@ impl MessageSink for MemoryLog {
         let planned = lock(&self.inner.state).plan.pop_front();
         let arrival = planned.unwrap_or(Arrival::Stored);
         if arrival != Arrival::Lost {
-            self.append(Payload::Batch(Arc::clone(batch)));
+            // As a reader of a log has it, who opens what travelled packed.
+            let opened = wire::open(batch).map_err(Fault::fatal)?;
+            self.append(Payload::Batch(Arc::new(opened)));
         }
         // Acknowledgments take their time, so that several batches are under way at once.
         let entries = lock(&self.inner.state).entries.len() as u64;

@@ -36,7 +36,7 @@ pub struct Question {
     /// The program's number in the rule set.
     pub program: usize,
     /// The document.
-    pub document: Vec<u8>,
+    pub document: Bytes,
 }
 
 /// What came out: another document, `None` where the program yielded nothing, or why it failed.
@@ -178,7 +178,7 @@ mod tests {
     fn run(program: &str, document: &str) -> Result<Option<String>, String> {
         let question = Question {
             program: 0,
-            document: document.into(),
+            document: Bytes::copy_from_slice(document.as_bytes()),
         };
         let output = Jq::compile([program])?.run(&question)?;
         Ok(output.map(|json| String::from_utf8(json.into()).unwrap()))

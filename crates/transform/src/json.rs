@@ -6,26 +6,57 @@
 //! A path `a.b` means the field `b` in `a`, as search engines read it: `{"a":{"b":1}}`, `{"a.b":1}`
 //! and, for each element, `{"a":[{"b":1},{"b":2}]}`.
 
-mod level;
+mod object;
 mod path;
+mod scan;
 
 use std::borrow::Cow;
 
+use bytes::{BufMut, Bytes, BytesMut};
+use model::wire::write_text;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use level::open;
+pub(crate) use object::Memory;
+use object::Object;
 pub(crate) use path::Path;
 use path::covers;
+use scan::Scanner;
+
+/// What documents are written on, one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Paper {
+    line: Vec<u8>,
+    /// Where small ones are kept together: memory for each would take longer than writing it.
+    page: BytesMut,
+}
+
+impl Paper {
+    /// How much memory is taken for small ones at once, in bytes.
+    const PAGE: usize = 64 << 10;
+
+    /// Takes away what was written.
+    fn take(&mut self) -> Bytes {
+        if self.line.len() > Paper::PAGE / 4 {
+            return std::mem::take(&mut self.line).into();
+        }
+        if self.page.capacity() < self.line.len() {
+            self.page.reserve(Paper::PAGE);
+        }
+        self.page.extend_from_slice(&self.line);
+        self.line.clear();
+        self.page.split().freeze()
+    }
+}
 
 /// A value.
 #[derive(Debug, Clone)]
 pub(crate) enum Node<'a> {
     /// One that nobody has looked into.
-    Raw(&'a RawValue),
+    Raw(&'a str),
     /// A new one, as JSON text.
     Text(String),
-    Object(Vec<(Cow<'a, str>, Node<'a>)>),
+    Object(Object<'a>),
     Array(Vec<Node<'a>>),
 }
 
@@ -43,11 +74,19 @@ pub(crate) enum JsonError {
 impl<'a> Node<'a> {
     /// A document.
     pub(crate) fn document(bytes: &'a [u8]) -> Result<Node<'a>, JsonError> {
+        Node::document_in(bytes, &mut Memory::default())
+    }
+
+    /// The same in memory that another document has left.
+    pub(crate) fn document_in(
+        bytes: &'a [u8],
+        memory: &mut Memory<'a>,
+    ) -> Result<Node<'a>, JsonError> {
         let text = str::from_utf8(bytes);
         let text = text.map_err(|error| JsonError::Malformed(error.to_string()))?;
         // One pass over the text checks all of it and opens the first level.
-        if let Ok(node @ Node::Object(_)) = open(text) {
-            return Ok(node);
+        if let Some(object) = Object::read(text, memory) {
+            return Ok(Node::Object(object));
         }
         match serde_json::from_str::<&RawValue>(text) {
             Ok(_) => Err(JsonError::NoObject),
@@ -55,10 +94,17 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// Leaves its memory to the next one.
+    pub(crate) fn leave(self, memory: &mut Memory<'a>) {
+        if let Node::Object(object) = self {
+            object.leave(memory);
+        }
+    }
+
     /// The JSON text of a value that is neither object nor array.
     pub(crate) fn scalar(&self) -> Option<&str> {
         let text = match self {
-            Node::Raw(raw) => raw.get(),
+            Node::Raw(raw) => *raw,
             Node::Text(text) => text,
             Node::Object(_) | Node::Array(_) => return None,
         };
@@ -69,10 +115,13 @@ impl<'a> Node<'a> {
     fn open(&mut self) -> &mut Node<'a> {
         match self {
             Node::Raw(raw) => {
-                // Whoever has made the raw value has checked it, so that this does not fail.
-                if raw.get().starts_with(['{', '['])
-                    && let Ok(opened) = open(raw.get())
-                {
+                // Whoever has cut it out has checked it, so that this does not fail.
+                let opened = match raw.as_bytes().first() {
+                    Some(b'{') => Object::read(raw, &mut Memory::default()).map(Node::Object),
+                    Some(b'[') => items(raw).map(Node::Array),
+                    _ => None,
+                };
+                if let Some(opened) = opened {
                     *self = opened;
                 }
             }
@@ -97,13 +146,11 @@ impl<'a> Node<'a> {
             return each(self);
         }
         match self.open() {
-            Node::Object(entries) => {
-                entries
-                    .iter_mut()
-                    .all(|(key, value)| match covers(key, path) {
-                        0 => true,
-                        names => value.at(&path[names..], each),
-                    })
+            Node::Object(object) => {
+                (0..object.len()).all(|at| match covers(object.key(at), path) {
+                    0 => true,
+                    names => object.value(at).at(&path[names..], each),
+                })
             }
             Node::Array(items) => items.iter_mut().all(|item| item.at(path, each)),
             Node::Raw(_) | Node::Text(_) => true,
@@ -113,7 +160,7 @@ impl<'a> Node<'a> {
     /// Calls `each` with every single value in it: itself, or what its arrays and objects hold.
     pub(crate) fn leaves(&mut self, each: &mut dyn FnMut(&mut Node<'a>)) {
         match self.open() {
-            Node::Object(entries) => entries.iter_mut().for_each(|(_, value)| value.leaves(each)),
+            Node::Object(object) => object.values(|value| value.leaves(each)),
             Node::Array(items) => items.iter_mut().for_each(|item| item.leaves(each)),
             leaf => each(leaf),
         }
@@ -122,7 +169,26 @@ impl<'a> Node<'a> {
     /// Calls `each` with every single value at a path, also those in arrays, until it says `true`; says
     /// whether it did.
     pub(crate) fn any(&mut self, path: &Path, each: &mut dyn FnMut(&str) -> bool) -> bool {
-        !self.at(path.names(), &mut |node| !node.any_element(each))
+        self.any_below(path.names(), each)
+    }
+
+    fn any_below(&mut self, path: &[String], each: &mut dyn FnMut(&str) -> bool) -> bool {
+        if path.is_empty() {
+            return self.any_element(each);
+        }
+        match self.open() {
+            Node::Object(object) => {
+                (0..object.len()).any(|at| match covers(object.key(at), path) {
+                    0 => false,
+                    names => match object.untouched(at).filter(|_| names == path.len()) {
+                        Some(text) => each(text),
+                        None => object.value(at).any_below(&path[names..], each),
+                    },
+                })
+            }
+            Node::Array(items) => items.iter_mut().any(|item| item.any_below(path, each)),
+            Node::Raw(_) | Node::Text(_) => false,
+        }
     }
 
     fn any_element(&mut self, each: &mut dyn FnMut(&str) -> bool) -> bool {
@@ -139,14 +205,14 @@ impl<'a> Node<'a> {
     /// Takes every value at a path out of it.
     pub(crate) fn take(&mut self, path: &[String], taken: &mut Vec<Node<'a>>) {
         match self.open() {
-            Node::Object(entries) => {
+            Node::Object(object) => {
                 let mut at = 0;
-                while let Some((key, value)) = entries.get_mut(at) {
-                    match covers(key, path) {
+                while at < object.len() {
+                    match covers(object.key(at), path) {
                         0 => at += 1,
-                        names if names == path.len() => taken.push(entries.remove(at).1),
+                        names if names == path.len() => taken.push(object.remove(at)),
                         names => {
-                            value.take(&path[names..], taken);
+                            object.value(at).take(&path[names..], taken);
                             at += 1;
                         }
                     }
@@ -160,33 +226,21 @@ impl<'a> Node<'a> {
     /// Gives a field another last name, in every object that has it; what had that name is replaced.
     pub(crate) fn rename(&mut self, path: &[String], to: &str) {
         match self.open() {
-            Node::Object(entries) => {
-                let all = |key: &str| covers(key, path) == path.len() && !path.is_empty();
-                if entries.iter().any(|(key, _)| all(key)) {
-                    let old = match path.len() {
-                        0 | 1 => to.to_owned(),
-                        // A key with dots in it keeps what stands before the last.
-                        _ => format!("{}.{to}", path[..path.len() - 1].join(".")),
-                    };
-                    entries.retain(|(key, _)| {
-                        all(key) || (key.as_ref() != to || path.len() > 1) && *key != old
-                    });
-                    for (key, _) in entries.iter_mut() {
-                        if all(key) {
-                            let dotted = path.len() > 1;
-                            *key = if dotted {
-                                old.clone().into()
-                            } else {
-                                to.to_owned().into()
-                            };
-                        }
+            Node::Object(object) => {
+                let mut is_there = false;
+                for at in 0..object.len() {
+                    let names = covers(object.key(at), path);
+                    is_there |= names == path.len();
+                    if names > 0 && names < path.len() {
+                        object.value(at).rename(&path[names..], to);
                     }
                 }
-                for (key, value) in entries {
-                    let names = covers(key, path);
-                    if names > 0 && names < path.len() {
-                        value.rename(&path[names..], to);
-                    }
+                match path {
+                    _ if !is_there => {}
+                    [_] => object.rename(path, to),
+                    // A key with dots in it keeps what stands before the last.
+                    [above @ .., _] => object.rename(path, &format!("{}.{to}", above.join("."))),
+                    [] => {}
                 }
             }
             Node::Array(items) => items.iter_mut().for_each(|item| item.rename(path, to)),
@@ -202,22 +256,24 @@ impl<'a> Node<'a> {
         };
         match self.open() {
             Node::Array(items) => items.iter_mut().try_for_each(|item| item.put(path, value)),
-            Node::Object(entries) => {
-                if let Some((key, found)) =
-                    entries.iter_mut().find(|(key, _)| covers(key, path) > 0)
-                {
-                    let names = covers(key, path);
-                    return found.put(&path[names..], value);
+            Node::Object(object) => {
+                for at in 0..object.len() {
+                    let names = covers(object.key(at), path);
+                    if names > 0 {
+                        return object.value(at).put(&path[names..], value);
+                    }
                 }
                 let mut new = value.clone();
                 for name in rest.iter().rev() {
-                    new = Node::Object(vec![(Cow::Owned(name.clone()), new)]);
+                    let mut around = Object::default();
+                    around.push(name.clone(), new);
+                    new = Node::Object(around);
                 }
-                entries.push((Cow::Owned(first.clone()), new));
+                object.push(first.clone(), new);
                 Ok(())
             }
             scalar if scalar.scalar() == Some("null") => {
-                *scalar = Node::Object(Vec::new());
+                *scalar = Node::Object(Object::default());
                 scalar.put(path, value)
             }
             _ => Err(JsonError::InTheWay(path.join("."))),
@@ -227,7 +283,7 @@ impl<'a> Node<'a> {
     /// Lifts what the objects at a path hold into the object around them, with the names joined. An empty path
     /// means the document itself.
     pub(crate) fn flatten(&mut self, path: &[String], separator: &str) {
-        let Node::Object(entries) = self.open() else {
+        let Node::Object(object) = self.open() else {
             if let Node::Array(items) = self {
                 items
                     .iter_mut()
@@ -236,69 +292,57 @@ impl<'a> Node<'a> {
             return;
         };
         if path.len() > 1 {
-            for (key, value) in entries {
-                if key.as_ref() == path[0] {
-                    value.flatten(&path[1..], separator);
+            for at in 0..object.len() {
+                if object.key(at) == path[0].as_bytes() {
+                    object.value(at).flatten(&path[1..], separator);
                 }
             }
             return;
         }
-        let mut flat = Vec::with_capacity(entries.len());
-        for (key, mut value) in std::mem::take(entries) {
-            let meant = path.first().is_none_or(|name| key.as_ref() == name);
+        let mut flat = Object::default();
+        for (key, mut value) in std::mem::take(object).into_fields() {
+            let meant = path.first().is_none_or(|name| key == *name);
             match meant && matches!(value.open(), Node::Object(_)) {
-                true => value.spill(key.into_owned(), separator, &mut flat),
-                false => flat.push((key, value)),
+                true => value.spill(key, separator, &mut flat),
+                false => flat.push(key, value),
             }
         }
-        *entries = flat;
+        *object = flat;
     }
 
-    fn spill(self, name: String, separator: &str, into: &mut Vec<(Cow<'a, str>, Node<'a>)>) {
-        let mut node = self;
-        match node.open() {
-            Node::Object(entries) if !entries.is_empty() => {
-                for (key, value) in std::mem::take(entries) {
+    fn spill(mut self, name: String, separator: &str, into: &mut Object<'a>) {
+        match self.open() {
+            Node::Object(object) if object.len() > 0 => {
+                for (key, value) in std::mem::take(object).into_fields() {
                     value.spill(format!("{name}{separator}{key}"), separator, into);
                 }
             }
-            _ => into.push((Cow::Owned(name), node)),
+            _ => into.push(name, self),
         }
     }
 
     /// The value as JSON, in memory for `length` bytes at first.
-    pub(crate) fn to_json(&self, length: usize) -> Vec<u8> {
-        let mut json = Vec::with_capacity(length);
-        self.write(&mut json);
-        json
+    pub(crate) fn to_json(&self, length: usize, paper: &mut Paper) -> Bytes {
+        paper.line.reserve(length);
+        self.write(&mut paper.line);
+        paper.take()
     }
 
     /// Appends the value as JSON.
-    fn write(&self, json: &mut Vec<u8>) {
+    fn write(&self, json: &mut impl BufMut) {
         match self {
-            Node::Raw(raw) => json.extend_from_slice(raw.get().as_bytes()),
-            Node::Text(text) => json.extend_from_slice(text.as_bytes()),
-            Node::Object(entries) => {
-                json.push(b'{');
-                for (at, (key, value)) in entries.iter().enumerate() {
-                    if at > 0 {
-                        json.push(b',');
-                    }
-                    write_text(json, key);
-                    json.push(b':');
-                    value.write(json);
-                }
-                json.push(b'}');
-            }
+            Node::Raw(raw) => json.put_slice(raw.as_bytes()),
+            Node::Text(text) => json.put_slice(text.as_bytes()),
+            Node::Object(object) => object.write(json),
             Node::Array(items) => {
-                json.push(b'[');
+                json.put_u8(b'[');
                 for (at, item) in items.iter().enumerate() {
                     if at > 0 {
-                        json.push(b',');
+                        json.put_u8(b',');
                     }
                     item.write(json);
                 }
-                json.push(b']');
+                json.put_u8(b']');
             }
         }
     }
@@ -309,6 +353,17 @@ impl<'a> Node<'a> {
         write_text(&mut json, text);
         Node::Text(String::from_utf8(json).unwrap_or_default())
     }
+}
+
+/// Cuts an array into its items; `None` where the text is none.
+fn items(text: &str) -> Option<Vec<Node<'_>>> {
+    let mut scanner = Scanner::new(text)?;
+    let mut items = Vec::new();
+    scanner.parts(*b"[]", |scanner| {
+        items.push(Node::Raw(scanner.value()?.of(text)));
+        Some(())
+    })?;
+    scanner.is_over().then_some(items)
 }
 
 /// What a text is that stands in JSON as `json`; numbers and the like stand for themselves.
@@ -322,18 +377,15 @@ pub(crate) fn plain(json: &str) -> Cow<'_, str> {
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-fn write_text(json: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(json, text).expect("writing text to memory cannot fail");
-}
-
 fn from_value<'a>(value: serde_json::Value) -> Node<'a> {
     match value {
-        serde_json::Value::Object(entries) => Node::Object(
-            entries
-                .into_iter()
-                .map(|(key, value)| (Cow::Owned(key), from_value(value)))
-                .collect(),
-        ),
+        serde_json::Value::Object(entries) => {
+            let mut object = Object::default();
+            for (key, value) in entries {
+                object.push(key, from_value(value));
+            }
+            Node::Object(object)
+        }
         serde_json::Value::Array(items) => Node::Array(items.into_iter().map(from_value).collect()),
         scalar => Node::Text(scalar.to_string()),
     }
@@ -353,7 +405,7 @@ mod tests {
     fn changed(document: &str, change: impl FnOnce(&mut Node<'_>)) -> String {
         let mut node = Node::document(document.as_bytes()).unwrap();
         change(&mut node);
-        String::from_utf8(node.to_json(0)).unwrap()
+        String::from_utf8(node.to_json(0, &mut Paper::default()).into()).unwrap()
     }
 
     #[test]
@@ -365,7 +417,7 @@ mod tests {
         });
         assert_eq!(
             after,
-            r#"{"n":1.50e3,"big":123456789012345678901234567890,"z":{"y" : [1, 2]},"a":"x"}"#
+            r#"{"n": 1.50e3,"big":123456789012345678901234567890,"z":{"y" : [1, 2]},"a":"x"}"#
         );
     }
 

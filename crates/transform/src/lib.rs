@@ -28,7 +28,7 @@ mod subjects;
 use std::path::PathBuf;
 
 pub use jq::{Answer, Jq, Question, RunJq};
-pub use rules::{Outcome, Plan, RuleError, RuleSet, Selection};
+pub use rules::{Changes, Outcome, Plan, RuleError, RuleSet, Selection};
 pub use scope::At;
 pub use subjects::MOST_SUBJECTS;
 

@@ -7,10 +7,11 @@ use std::fmt;
 
 use config::{Issue, tree::Issues};
 use model::{Change, IndexName, IndexPatterns, Operation};
+use smallvec::SmallVec;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::{
-    Answer, KeySource, RunJq,
+    KeySource, RunJq,
     filter::{self, Condition, Dropped, Filter, Mode},
     json::Node,
     read::{File, read},
@@ -18,7 +19,7 @@ use crate::{
     scope::{At, Scope},
     step::Action,
 };
-use apply::{Advance, Applying};
+use apply::{Advance, Applying, Desk};
 
 /// What flags select, in front of all rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -85,13 +86,16 @@ enum Dropper {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// It goes on as these changes, each of an index.
-    Changed(Vec<(IndexName, Change)>),
+    Changed(Changes),
     /// Nothing of it goes on, because of the rule of that name.
     Dropped(String),
     /// The document does not belong to the target, because of the rule of that name: these deletes take away
     /// what may be there.
-    Removed(String, Vec<(IndexName, Change)>),
+    Removed(String, Changes),
 }
+
+/// Changes, each of an index; one, unless a field decides where documents go.
+pub type Changes = SmallVec<[(IndexName, Change); 1]>;
 
 /// Why a change cannot go on; it is the document's or the rule's fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -221,45 +225,56 @@ impl RuleSet {
         jq: &mut dyn RunJq,
     ) -> Result<Outcome, RuleError> {
         let mut applying = Applying::new(self, plan, change);
-        let mut answer = None;
+        let (mut answer, mut desk) = (None, Desk::default());
         loop {
-            match applying.advance(answer) {
+            match applying.advance(answer, &mut desk) {
                 Advance::Asks(question) => answer = Some(jq.run(&question)),
                 Advance::Done(outcome) => return outcome,
             }
         }
     }
 
-    /// The same for many changes, of which a jq program gets all documents at once.
+    /// The same for many changes, of which a jq program gets all documents at once. Gives `each` what becomes of them, in
+    /// their order and with their numbers.
     pub fn apply_all(
         &self,
         plan: &Plan,
         changes: &[Change],
         jq: &mut dyn RunJq,
-    ) -> Vec<Result<Outcome, RuleError>> {
-        let mut all: Vec<_> = changes
-            .iter()
-            .map(|change| Applying::new(self, plan, change))
-            .collect();
-        let unanswered = || Err(apply::failed("jq", &"it was not answered"));
-        let mut outcomes: Vec<_> = changes.iter().map(|_| unanswered()).collect();
-        let mut turn: Vec<(usize, Option<Answer>)> =
-            (0..changes.len()).map(|at| (at, None)).collect();
-        while !turn.is_empty() {
-            let (mut asking, mut asked) = (Vec::new(), Vec::new());
-            for (at, answer) in turn {
-                match all[at].advance(answer) {
-                    Advance::Done(outcome) => outcomes[at] = outcome,
-                    Advance::Asks(question) => {
-                        asking.push(at);
-                        asked.push(question);
-                    }
-                }
+        mut each: impl FnMut(usize, Result<Outcome, RuleError>),
+    ) {
+        let mut desk = Desk::default();
+        // From the first one on that has asked for something.
+        let mut held = Vec::new();
+        for (number, change) in changes.iter().enumerate() {
+            let mut applying = Applying::new(self, plan, change);
+            match applying.advance(None, &mut desk) {
+                Advance::Done(outcome) if held.is_empty() => each(number, outcome),
+                advance => held.push((applying, advance)),
             }
-            let answers = jq.run_all(&asked).into_iter().map(Some);
-            turn = asking.into_iter().zip(answers).collect();
         }
-        outcomes
+        let first = changes.len() - held.len();
+        loop {
+            let asking = held.iter_mut().filter_map(|(applying, advance)| {
+                let question = advance.question()?;
+                Some((question, (applying, advance)))
+            });
+            let (asked, asking): (Vec<_>, Vec<_>) = asking.unzip();
+            if asked.is_empty() {
+                break;
+            }
+            let unanswered = || Some(Err("it was not answered".to_owned()));
+            let answers = jq.run_all(&asked).into_iter().map(Some);
+            let answers = answers.chain(std::iter::repeat_with(unanswered));
+            for ((applying, advance), answer) in asking.into_iter().zip(answers) {
+                *advance = applying.advance(answer, &mut desk);
+            }
+        }
+        for (number, (_, advance)) in (first..).zip(held) {
+            if let Advance::Done(outcome) = advance {
+                each(number, outcome);
+            }
+        }
     }
 }
 
@@ -275,6 +290,11 @@ impl Plan {
             }
             _ => None,
         }
+    }
+
+    /// Whether whatever goes on goes to one index.
+    pub fn has_one_place(&self) -> bool {
+        matches!(self.target, Ok(Target::One(_)))
     }
 
     /// Whether none of them goes on.

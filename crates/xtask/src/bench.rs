@@ -25,6 +25,8 @@ mod query;
 #[cfg(feature = "bench")]
 mod report;
 #[cfg(feature = "bench")]
+mod rules;
+#[cfg(feature = "bench")]
 mod runs;
 #[cfg(feature = "bench")]
 mod source_cost;
@@ -69,6 +71,8 @@ enum Benchmark {
     SourceCost,
     /// Through the gateway, beside a loop that only copies; its latency, memory and start.
     Gateway,
+    /// Reading bodies, applying rules and writing bodies, in one thread and without a network.
+    Rules,
     /// The memory of a guest of 128 MB with 1,000,000 changes in its streams.
     Microvm,
     /// `verify` of 1,000,000 equal documents by content and by version, beside a bare scroll over one side.
@@ -111,6 +115,7 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
             Benchmark::Deletes => deletes::run(&context).await?,
             Benchmark::SourceCost => source_cost::run(&context).await?,
             Benchmark::Gateway => gateway::run(&context).await?,
+            Benchmark::Rules => rules::run(&context)?,
             Benchmark::Microvm => microvm::run(&context).await?,
             Benchmark::Verify => verify::run(&context).await?,
             Benchmark::Query => query::run(&context).await?,

@@ -1,11 +1,14 @@
 //! A message as a batch.
 
-use std::{borrow::Cow, io::Read};
+use std::io::Read;
 
 use bytes::Bytes;
-use serde::Deserialize;
+use zstd::zstd_safe;
 
-use super::{Clear, DecodeError, MAX_UNPACKED, Message, OVER};
+use super::{
+    Clear, DecodeError, MAX_UNPACKED, Message, OVER,
+    metadata::{self, MetadataLine},
+};
 use crate::{
     Action, Batch, Change, Content, Document, DocumentId, Kind, Operation, Sealed, Version,
 };
@@ -98,33 +101,22 @@ fn unpack(packed: &Bytes, compressed: bool) -> Result<Bytes, DecodeError> {
     if !compressed {
         return Ok(packed.clone());
     }
+    // A frame says how much is in it if whoever packed it knew, as the encoder does: then it needs no window beside
+    // the body, and the body is not moved while it grows.
+    let size = zstd_safe::get_frame_content_size(packed).ok().flatten();
+    if let Some(size) = size.filter(|size| *size <= MAX_UNPACKED)
+        && let Ok(body) = zstd::bulk::decompress(packed, size as usize)
+    {
+        return Ok(body.into());
+    }
     let mut body = Vec::new();
-    zstd::Decoder::new(&packed[..])
+    zstd::Decoder::with_buffer(&packed[..])
         .and_then(|decoder| decoder.take(MAX_UNPACKED + 1).read_to_end(&mut body))
         .map_err(DecodeError::Compression)?;
     if body.len() as u64 > MAX_UNPACKED {
         return Err(DecodeError::TooLarge);
     }
     Ok(body.into())
-}
-
-#[derive(Deserialize)]
-enum MetadataLine<'a> {
-    #[serde(rename = "index", borrow)]
-    Index(Metadata<'a>),
-    #[serde(rename = "delete", borrow)]
-    Delete(Metadata<'a>),
-}
-
-#[derive(Deserialize)]
-struct Metadata<'a> {
-    #[serde(borrow)]
-    _id: Cow<'a, str>,
-    #[serde(borrow)]
-    routing: Option<Cow<'a, str>>,
-    version: u64,
-    #[serde(borrow)]
-    version_type: Option<Cow<'a, str>>,
 }
 
 fn read_changes(
@@ -138,9 +130,9 @@ fn read_changes(
     let mut lines = Lines { body, at: 0 };
     while let Some(line) = lines.next_line()? {
         let number = changes.len() + 1;
-        let metadata = serde_json::from_slice(&line)
-            .map_err(|source| DecodeError::Metadata { number, source })?;
-        let (metadata, action) = match (metadata, operation) {
+        let line =
+            metadata::read(&line).map_err(|source| DecodeError::Metadata { number, source })?;
+        let (metadata, action) = match (line, operation) {
             (MetadataLine::Delete(metadata), Operation::Delete) => (metadata, Action::Delete),
             (MetadataLine::Index(metadata), Operation::Index | Operation::Update) => {
                 let line = lines.next_line()?.ok_or(DecodeError::Truncated)?;
@@ -153,7 +145,7 @@ fn read_changes(
             _ => return Err(DecodeError::WrongOperation { number, operation }),
         };
         changes.push(Change {
-            id: DocumentId::try_from(metadata._id.as_ref())?,
+            id: DocumentId::try_from(metadata.id.as_ref())?,
             routing: metadata.routing.map(|r| r.into_owned().into()),
             version: Version::try_from(metadata.version)?,
             over: operation != Operation::Delete && metadata.version_type.as_deref() == Some(OVER),

@@ -1,9 +1,9 @@
 //! A batch as messages.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 
 use super::{Clear, EXACT, Envelope, Message, OVER};
-use crate::{Action, Batch, Change, Content, Kind, Operation, Root, Subject, Tenant};
+use crate::{Action, Batch, Change, Content, Kind, Operation, Root, Sealed, Subject, Tenant};
 
 /// How batches are encoded.
 #[derive(Debug, Clone)]
@@ -18,7 +18,24 @@ pub struct Encoder {
     pub zstd_level: Option<i32>,
 }
 
+/// How bodies are packed.
+#[derive(Debug, Clone, Copy)]
+pub struct Packing {
+    /// The most one body may have, in bytes, unless a single change has more.
+    pub max_body: usize,
+    /// The zstd level; `None` leaves bodies as they are.
+    pub zstd_level: Option<i32>,
+}
+
 impl Encoder {
+    /// How it packs.
+    pub fn packing(&self) -> Packing {
+        Packing {
+            max_body: self.max_body,
+            zstd_level: self.zstd_level,
+        }
+    }
+
     /// The messages that carry `batch`, to be published in this order. None for an empty batch.
     pub fn encode(&self, batch: &Batch) -> Vec<Message> {
         let mut messages = Vec::new();
@@ -46,39 +63,17 @@ impl Encoder {
                 }
             }
             Content::Changes(changes) => {
-                for operation in Operation::ALL {
-                    let of_kind = changes.iter().filter(|c| c.operation() == operation);
-                    self.encode_operation(batch, operation, of_kind, &mut messages);
+                let size = changes.iter().map(Change::size).sum();
+                let mut packer = Packer::new(self.packing(), size);
+                changes.iter().for_each(|change| packer.push(change));
+                for sealed in packer.finish() {
+                    let kind = Kind::Operation(sealed.operation);
+                    let body = (sealed.body, sealed.compressed);
+                    self.cut_packed(batch, kind, sealed.count, body, &mut messages);
                 }
             }
         }
         messages
-    }
-
-    /// Fills messages with changes up to the limit. A single change above it is cut into parts.
-    fn encode_operation<'a>(
-        &self,
-        batch: &Batch,
-        operation: Operation,
-        changes: impl Iterator<Item = &'a Change>,
-        messages: &mut Vec<Message>,
-    ) {
-        let kind = Kind::Operation(operation);
-        let mut body = BytesMut::new();
-        let mut count = 0;
-        for change in changes {
-            let start = body.len();
-            write_change(&mut body, change);
-            if body.len() > self.max_body && count > 0 {
-                let last = body.split_off(start);
-                self.cut(batch, kind, count, body.freeze(), messages);
-                (body, count) = (last, 0);
-            }
-            count += 1;
-        }
-        if count > 0 {
-            self.cut(batch, kind, count, body.freeze(), messages);
-        }
     }
 
     /// Compresses a body and cuts it into as many messages as it needs.
@@ -90,7 +85,8 @@ impl Encoder {
         body: Bytes,
         messages: &mut Vec<Message>,
     ) {
-        self.cut_packed(batch, kind, count, self.compress(body), messages);
+        let body = self.packing().compress(body);
+        self.cut_packed(batch, kind, count, body, messages);
     }
 
     fn cut_packed(
@@ -124,9 +120,11 @@ impl Encoder {
             });
         }
     }
+}
 
+impl Packing {
     /// Compresses where that makes the body smaller.
-    fn compress(&self, body: Bytes) -> (Bytes, bool) {
+    fn compress(self, body: Bytes) -> (Bytes, bool) {
         let compressed = self
             .zstd_level
             .and_then(|level| zstd::bulk::compress(&body, level).ok())
@@ -138,24 +136,83 @@ impl Encoder {
     }
 }
 
+/// Packs changes of one index into bodies, one for each operation and more where they do not fit.
+#[derive(Debug)]
+pub struct Packer {
+    packing: Packing,
+    /// How much there may be of what was not pushed yet, in bytes.
+    expected: usize,
+    open: [(Vec<u8>, usize); Operation::ALL.len()],
+    packed: Vec<Sealed>,
+}
+
+impl Packer {
+    /// One for changes that have about so many bytes together: a body that grows would be copied again and again.
+    pub fn new(packing: Packing, expected: usize) -> Packer {
+        Packer {
+            packing,
+            expected,
+            open: Default::default(),
+            packed: Vec::new(),
+        }
+    }
+
+    /// Puts in one more change.
+    pub fn push(&mut self, change: &Change) {
+        let operation = change.operation();
+        let (body, count) = &mut self.open[operation as usize];
+        let size = change.size();
+        if *count == 0 {
+            body.reserve(self.expected.min(self.packing.max_body).max(size));
+        }
+        self.expected = self.expected.saturating_sub(size);
+        let start = body.len();
+        write_change(body, change);
+        if body.len() > self.packing.max_body && *count > 0 {
+            let mut last = body.split_off(start);
+            last.reserve(self.expected.min(self.packing.max_body));
+            let full = std::mem::replace(body, last);
+            let full = (full, std::mem::take(count));
+            self.seal(operation, full);
+        }
+        self.open[operation as usize].1 += 1;
+    }
+
+    /// The bodies, by operation.
+    pub fn finish(mut self) -> Vec<Sealed> {
+        for operation in Operation::ALL {
+            let open = std::mem::take(&mut self.open[operation as usize]);
+            if open.1 > 0 {
+                self.seal(operation, open);
+            }
+        }
+        self.packed.sort_by_key(|sealed| sealed.operation);
+        self.packed
+    }
+
+    fn seal(&mut self, operation: Operation, (body, count): (Vec<u8>, usize)) {
+        let (body, compressed) = self.packing.compress(body.into());
+        self.packed.push(Sealed {
+            operation,
+            count,
+            compressed,
+            body,
+        });
+    }
+}
+
 /// Appends a change as `_bulk` takes it: a line of metadata, then the document's line if it has one.
-pub fn write_change(body: &mut BytesMut, change: &Change) {
-    let version_type = match change.action {
-        Action::Index(_) | Action::Update(_) if !change.over => EXACT,
-        Action::Index(_) | Action::Update(_) | Action::Delete => OVER,
+pub fn write_change(body: &mut impl BufMut, change: &Change) {
+    let (begin, version_type): (&[u8], _) = match change.action {
+        Action::Delete => (b"{\"delete\":{\"_id\":", OVER),
+        _ if change.over => (b"{\"index\":{\"_id\":", OVER),
+        _ => (b"{\"index\":{\"_id\":", EXACT),
     };
-    let operation = match change.action {
-        Action::Index(_) | Action::Update(_) => "index",
-        Action::Delete => "delete",
-    };
-    body.reserve(change.size());
-    body.put_slice(b"{\"");
-    body.put_slice(operation.as_bytes());
-    body.put_slice(b"\":{\"_id\":");
-    write_json_string(body, change.id.as_str());
+    body.put_slice(begin);
+    write_text(body, change.id.as_str());
     if let Some(routing) = &change.routing {
         body.put_slice(b",\"routing\":");
-        write_json_string(body, routing);
+        write_text(body, routing);
     }
     body.put_slice(b",\"version\":");
     serde_json::to_writer(body.writer(), &change.version).expect("writing to memory cannot fail");
@@ -168,6 +225,14 @@ pub fn write_change(body: &mut BytesMut, change: &Change) {
     }
 }
 
-fn write_json_string(body: &mut BytesMut, text: &str) {
-    serde_json::to_writer(body.writer(), text).expect("writing text to memory cannot fail");
+/// Appends a text as JSON.
+pub fn write_text(json: &mut impl BufMut, text: &str) {
+    let is_plain = |byte| !matches!(byte, b'"' | b'\\' | ..b' ');
+    if text.bytes().all(is_plain) {
+        json.put_u8(b'"');
+        json.put_slice(text.as_bytes());
+        json.put_u8(b'"');
+    } else {
+        serde_json::to_writer(json.writer(), text).expect("writing text to memory cannot fail");
+    }
 }

@@ -19,6 +19,7 @@
 
 mod decode;
 mod encode;
+mod metadata;
 mod parts;
 
 use std::str::FromStr;
@@ -29,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Kind, NameError, Operation, Origin, Subject, Version, VersionError};
 
 pub use decode::{decode, open, seal};
-pub use encode::{Encoder, write_change};
+pub use encode::{Encoder, Packer, Packing, write_change, write_text};
 pub use parts::Assembler;
 
 /// The version type of a document: only a higher version than the target has is written.

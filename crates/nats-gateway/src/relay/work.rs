@@ -8,7 +8,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use model::{Batch, Change, Content, IndexName, Origin, wire};
+use model::{
+    Action, Batch, Change, Content, IndexName, Origin,
+    wire::{self, Packer, Packing},
+};
 use pipeline::{DeadLetter, Fault, Replay};
 use tokio::task::JoinHandle;
 use transform::{Outcome, RuleError};
@@ -31,6 +34,7 @@ pub(super) struct Job {
     pub(super) address: Arc<Address>,
     pub(super) in_force: Arc<InForce>,
     pub(super) jq: Arc<JqPool>,
+    pub(super) packing: Packing,
     pub(super) metrics: Arc<GatewayMetrics>,
     pub(super) replay: Option<Replay>,
 }
@@ -40,13 +44,14 @@ pub(super) struct Job {
 pub(super) struct Worked {
     pub(super) sequence: u64,
     pub(super) subject: Option<Arc<str>>,
-    pub(super) origin: Origin,
-    /// As it was sent.
-    pub(super) batch: Batch,
-    /// By index, in the order of the batch.
-    pub(super) outputs: BTreeMap<IndexName, Vec<Change>>,
-    /// The changes that a rule failed on, by their number in the batch.
-    pub(super) failed: BTreeMap<usize, RuleError>,
+    /// The index that it is about.
+    pub(super) index: IndexName,
+    /// The changes that the rules had an answer to, without what they held: it takes as much memory as the outputs.
+    pub(super) answered: Vec<Change>,
+    /// What goes on, packed: a change is in memory once from here to the log.
+    pub(super) outputs: Vec<Batch>,
+    /// The changes that a rule failed on, as they were sent.
+    pub(super) failed: Vec<(Change, RuleError)>,
     pub(super) replay: Option<Replay>,
 }
 
@@ -95,45 +100,74 @@ impl Job {
         let mut worked = Worked {
             sequence: self.sequence,
             subject: self.subject.clone(),
-            origin: self.origin.clone(),
-            batch,
-            outputs: BTreeMap::new(),
-            failed: BTreeMap::new(),
+            index: batch.index.clone(),
+            answered: Vec::new(),
+            outputs: Vec::new(),
+            failed: Vec::new(),
             replay: self.replay.clone(),
         };
         let Some(plan) = &self.address.plan else {
             return Ok(worked);
         };
+        let Content::Changes(mut changes) = batch.content else {
+            return Ok(worked);
+        };
         let mut passed = 0;
+        let mut packers: BTreeMap<IndexName, Packer> = BTreeMap::new();
+        let mut failed: BTreeMap<usize, RuleError> = BTreeMap::new();
+        // Where there are many places, none of them is expected to get much.
+        let expected = match plan.has_one_place() {
+            true => changes.iter().map(Change::size).sum(),
+            false => 0,
+        };
         let mut jq = self.jq.take();
         let rules = &self.in_force.rules;
-        let outcomes = rules.apply_all(plan, worked.batch.changes(), &mut jq);
-        self.jq.put_back(jq);
-        for (number, outcome) in outcomes.into_iter().enumerate() {
+        rules.apply_all(plan, &changes, &mut jq, |number, outcome| {
             let changes = match outcome {
                 Ok(Outcome::Changed(changes)) => {
                     passed += 1;
                     changes
                 }
-                Ok(Outcome::Dropped(rule)) => {
-                    self.metrics.dropped(&rule, "drop", 1);
-                    continue;
-                }
+                Ok(Outcome::Dropped(rule)) => return self.metrics.dropped(&rule, "drop", 1),
                 Ok(Outcome::Removed(rule, changes)) => {
                     self.metrics.dropped(&rule, "delete", 1);
                     changes
                 }
                 Err(error) => {
                     self.metrics.refused();
-                    worked.failed.insert(number, error);
-                    continue;
+                    failed.insert(number, error);
+                    return;
                 }
             };
             for (index, change) in changes {
-                worked.outputs.entry(index).or_default().push(change);
+                let new = || Packer::new(self.packing, expected);
+                packers.entry(index).or_insert_with(new).push(&change);
             }
-        }
+        });
+        self.jq.put_back(jq);
         self.metrics.passed(passed);
+        let mut numbers = 0..;
+        changes.retain(
+            |change| match numbers.next().and_then(|number| failed.remove(&number)) {
+                Some(error) => {
+                    worked.failed.push((change.clone(), error));
+                    false
+                }
+                None => true,
+            },
+        );
+        for change in &mut changes {
+            change.action = Action::Delete;
+        }
+        worked.answered = changes;
+        for (index, packer) in packers {
+            let packed = packer.finish().into_iter();
+            worked.outputs.extend(packed.map(|sealed| Batch {
+                index: index.clone(),
+                origin: self.origin.clone(),
+                content: Content::Sealed(sealed),
+            }));
+        }
         Ok(worked)
     }
 }
@@ -141,24 +175,14 @@ impl Job {
 impl Worked {
     /// The changes that a rule failed on, each with its reason.
     pub(super) fn letters(&self) -> impl Iterator<Item = DeadLetter> {
-        let changes = self.batch.changes();
-        self.failed.iter().filter_map(|(number, error)| {
-            Some(DeadLetter {
-                sequence: self.sequence,
-                subject: self.subject.clone(),
-                index: self.batch.index.to_string(),
-                change: Some(changes.get(*number)?.clone()),
-                body: Bytes::new(),
-                reason: error.to_string(),
-            })
+        self.failed.iter().map(|(change, error)| DeadLetter {
+            sequence: self.sequence,
+            subject: self.subject.clone(),
+            index: self.index.to_string(),
+            change: Some(change.clone()),
+            body: Bytes::new(),
+            reason: error.to_string(),
         })
-    }
-
-    /// The changes that the rules had an answer to.
-    pub(super) fn answered(&self) -> impl Iterator<Item = &Change> {
-        let changes = self.batch.changes().iter().enumerate();
-        let answered = changes.filter(|(number, _)| !self.failed.contains_key(number));
-        answered.map(|(_, change)| change)
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) async fn measure(context: &crate::bench::Context) -> Result<Value> {
     let mut table = report::table(["", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms"]);
     let mut figures = Vec::new();
     for work in [None, Some(&super::WORKS[0]), Some(&super::WORKS[3])] {
-        let log = Log::start().await?;
+        let log = Log::start(super::LARGEST).await?;
         let changes = PER_SECOND * context.pick(20, 5);
         let warm = PER_SECOND * 2;
         let (name, carrier) = match work {
@@ -132,7 +132,7 @@ async fn publish(bus: &Bus, count: u64) -> Result<()> {
     let mut tick = tokio::time::interval(Duration::from_secs(1) / PER_SECOND as u32);
     for number in 0..count {
         tick.tick().await;
-        let text = format!("{{\"DestCountry\":\"X\",\"Carrier\":\"Y\",\"n\":{number}}}");
+        let text = format!("{{\"dest\":\"X\",\"carrier\":\"Y\",\"n\":{number}}}");
         let batch = Batch {
             index: "flights".parse()?,
             origin: Origin::now("flights/0".into()),

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use bus::{Bus, JetStreamReader, JetStreamSink, ReaderOptions, SinkOptions};
-use model::{Batch, Change, Content, IndexDefinition, IndexName, Origin, Root, Tenant, Version};
+use model::{
+    Batch, Change, Content, IndexDefinition, IndexName, Origin, Root, Tenant, Version, wire,
+};
 use pipeline::fake::MemoryStore;
 use pipeline::{
     ApplyOptions, Captured, ChangeSource, Fault, Outcome, PublishOptions, Tenure, Writer,
@@ -58,6 +60,12 @@ impl Documents {
     pub(in crate::bench) fn total(&self) -> u64 {
         let in_a_round: usize = self.batches.iter().map(|batch| batch.changes().len()).sum();
         (in_a_round * self.rounds) as u64
+    }
+
+    /// Each batch as a gateway has it from its reader: bodies that nobody has read.
+    pub(in crate::bench) fn sealed(&self, encoder: &wire::Encoder) -> Result<Vec<Batch>> {
+        let messages = self.batches.iter().flat_map(|batch| encoder.encode(batch));
+        Ok(messages.map(wire::seal).collect::<Result<_, _>>()?)
     }
 
     fn source(&self) -> Repeated {
